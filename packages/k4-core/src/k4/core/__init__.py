@@ -1,0 +1,1 @@
+"""Records, shared-memory rings, links and supervision shared by every K4 package."""

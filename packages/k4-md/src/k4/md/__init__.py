@@ -1,0 +1,1 @@
+"""Market data from exchange WebSockets: codecs, line arbitration, publication."""

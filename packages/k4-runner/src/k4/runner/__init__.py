@@ -1,0 +1,1 @@
+"""The k4-runner command: composition, supervision, live view and simulated venues."""
