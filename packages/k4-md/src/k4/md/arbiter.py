@@ -1,0 +1,407 @@
+"""Line arbitration: the first copy of every update wins, and is packed straight into its store.
+
+An `Arbiter` holds the slots of one group. Every line writes through a `Port` of its own, which is
+the `Sink` of that line's sessions. All ports of a group live on one thread.
+
+Promises kept here: P1 (no duplicate, no backward id except at a counted reset), P2 (gaps as the ids
+prove them), P3 (trades are the union of the lines, quotes the newest), P5 (resets).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from k4.core.latency import Histogram
+
+from k4.core.enums import Kind
+from k4.core.limits import Limits
+from k4.core.ring import RingWriter
+from k4.core.window import Verdict
+from k4.md import resets
+from k4.md.feed import NO_COUNTS, Channel, Control, Level
+from k4.md.slots import BATCH, RECENT, Entry, Slot, Tap
+
+ZEROS = (0.0, 0.0, 0.0, 0.0, 0.0)
+BITS = 60  # ports that may exist at once; a bit rests before it is used again
+
+
+class Port:
+    """One line's way into the arbiter: its Sink, and what this line has done.
+
+    serving_ns: since when it is subscribed, 0 while it is not.
+    now: wall clock of the frame under way, set by the line before it calls the session.
+    own[slot]: the line's last id, -1 before the first. seen[slot]: when it last brought anything,
+    ns. wins, duplicates, stale, missed, alone: counts of updates. lag: behind the winner.
+    wait: over this line's wins, until the second copy came. fallen: by slot, while its ids dropped.
+    generation[slot]: to which its ids belong. history[slot]: ids of its history snapshots.
+    """
+
+    __slots__ = (
+        "_slots",
+        "alone",
+        "arbiter",
+        "bit",
+        "calls",
+        "drops",
+        "duplicates",
+        "entry",
+        "fallen",
+        "generation",
+        "history",
+        "lag",
+        "missed",
+        "name",
+        "now",
+        "on_control",
+        "own",
+        "seen",
+        "serving_ns",
+        "stale",
+        "wait",
+        "wins",
+    )
+
+    def __init__(
+        self, arbiter: Arbiter, name: str, bit: int, on_control: Callable[[Control], None]
+    ) -> None:
+        self.arbiter = arbiter
+        self._slots = arbiter.slots
+        self.name = name
+        self.bit = bit
+        self.on_control = on_control
+        self.now = 0
+        self.calls = 0
+        self.entry: Entry | None = None
+        self.serving_ns = 0
+        size = len(arbiter.slots)
+        self.own = [-1] * size
+        self.seen = [0] * size
+        self.generation = [slot.generation if slot else 0 for slot in arbiter.slots]
+        self.fallen: dict[int, resets.Fallen] = {}
+        self.history: dict[int, set[int]] = {}
+        self.drops: dict[str, int] = {}
+        self.wins = self.duplicates = self.stale = self.missed = self.alone = 0
+        self.lag = Histogram()
+        self.wait = Histogram()
+
+    # Sink: the hot path
+
+    def bbo(
+        self,
+        slot: int,
+        id: int,
+        event_us: int,
+        trade_us: int,
+        bid: float,
+        bid_vol: float,
+        ask: float,
+        ask_vol: float,
+        bid_count: int,
+        ask_count: int,
+    ) -> None:
+        s = self._slots[slot]
+        now = self.now
+        self.calls += 1
+        self.seen[slot] = now
+        if s.gate or id <= s.last:
+            values = (event_us, trade_us, id, bid, bid_vol, ask, ask_vol, bid_count, ask_count)
+            if not resets.newer(self, s, id, trade_us or event_us, values):
+                return
+        self.own[slot] = s.last = id
+        s.advance_ns = now
+        lane = s.lane
+        i = lane.next
+        lane.pack(
+            lane.buffer,
+            lane.base + i % lane.size * lane.stride,
+            lane.name,
+            s.product_type,
+            event_us,
+            trade_us,
+            id,
+            bid,
+            bid_vol,
+            ask,
+            ask_vol,
+            bid_count,
+            ask_count,
+            now // 1000,
+        )
+        words = lane.words
+        words[lane.index_word] = i
+        lane.next = i + 1
+        words[0] += 1
+        self.wins += 1
+        if s.recent is not None:
+            self.entry = entry = [now, self, self.bit, slot, id]
+            s.remember(id, entry)
+        if s.taps:
+            self._tell(s)
+
+    def trade(
+        self,
+        slot: int,
+        id: int,
+        first_id: int,
+        event_us: int,
+        trade_us: int,
+        price: float,
+        vol: float,
+        is_buyer_maker: bool,
+        key: object = None,
+    ) -> None:
+        values = (event_us, trade_us, id, price, vol, is_buyer_maker)
+        self._trade(slot, id, first_id, trade_us or event_us, values, id if key is None else key)
+
+    def agg(
+        self,
+        slot: int,
+        id: int,
+        first_id: int,
+        last_id: int,
+        event_us: int,
+        trade_us: int,
+        price: float,
+        vol: float,
+        is_buyer_maker: bool,
+    ) -> None:
+        count = last_id - first_id + 1
+        values = (event_us, trade_us, first_id, last_id, id, price, vol, count, is_buyer_maker)
+        self._trade(slot, id, id, trade_us or event_us, values, id)
+
+    def _trade(
+        self, slot: int, id: int, first_id: int, us: int, values: tuple[Any, ...], key: object
+    ) -> None:
+        s = self._slots[slot]
+        now = self.now
+        self.calls += 1
+        self.seen[slot] = now
+        plain = s.plain
+        if plain is not None and id == plain.top + 1 and not s.gate and not self.history:
+            plain.top = id
+        elif not resets.fresh(self, s, id, first_id, us, values, key):
+            return
+        self.own[slot] = id
+        if id > s.last:
+            s.last = id
+            s.time_us = us
+            s.advance_ns = now
+        self.publish(s, id, values, now)
+
+    def depth(
+        self,
+        slot: int,
+        id: int,
+        event_us: int,
+        trade_us: int,
+        bids: Sequence[Level],
+        asks: Sequence[Level],
+        bid_counts: Sequence[int] = NO_COUNTS,
+        ask_counts: Sequence[int] = NO_COUNTS,
+    ) -> None:
+        s = self._slots[slot]
+        now = self.now
+        self.calls += 1
+        self.seen[slot] = now
+        values = _flat(event_us, trade_us, id, bids, asks, bid_counts, ask_counts)
+        us = trade_us or event_us
+        if (s.gate or id <= s.last) and not resets.newer(self, s, id, us, values):
+            return
+        if s.gaps is not None:
+            s.gaps.offer(id, now)
+        self.own[slot] = s.last = id
+        s.advance_ns = now
+        self.publish_book(s, id, values, now)
+
+    def skip(self, slot: int, id: int) -> None:
+        s = self._slots[slot]
+        self.calls += 1
+        self.seen[slot] = now = self.now
+        if s.gate and not resets.admits(self, s, id, 0):
+            self.stale += 1
+            return
+        if s.gaps is not None and s.gaps.offer(id, now) is Verdict.NEW:
+            s.last = id
+            s.advance_ns = now
+        self.own[slot] = id
+
+    def seed(self, slot: int, id: int) -> None:
+        self.calls += 1
+        self.seen[slot] = self.now
+        self.history.setdefault(slot, set()).add(id)
+
+    def control(self, event: Control) -> None:
+        self.calls += 1
+        self.on_control(event)
+
+    def drop(self, reason: str) -> None:
+        self.calls += 1
+        self.drops[reason] = self.drops.get(reason, 0) + 1
+
+    # What the hot path shares with the cold one
+
+    def publish(self, s: Slot, id: int, values: tuple[Any, ...], local_ns: int) -> None:
+        """Pack one record into its lane and account for it."""
+        s.lane.publish(s.product_type, *values, local_ns // 1000)
+        self.wins += 1
+        if s.recent is not None:
+            self.entry = entry = [local_ns, self, self.bit, s.slot, id]
+            s.remember(id, entry)
+        if s.taps:
+            self._tell(s)
+
+    def publish_book(self, s: Slot, id: int, values: tuple[Any, ...], local_ns: int) -> None:
+        """Publish the top of a book if it differs from the last published."""
+        top = values[3:]
+        if top != s.top:
+            s.top = top
+            self.publish(s, id, values, local_ns)
+        elif s.recent is not None:
+            self.entry = entry = [local_ns, self, self.bit, s.slot, id]
+            s.remember(id, entry)
+
+    def copied(self, entry: Entry) -> None:
+        """A further copy of a published update came."""
+        self.duplicates += 1
+        first_ns, winner, mask, _, _ = entry
+        if not mask & self.bit:
+            lag = self.now - first_ns
+            self.lag.add(lag)
+            if mask == winner.bit:
+                winner.wait.add(lag)
+            entry[2] = mask | self.bit
+
+    def _tell(self, s: Slot) -> None:
+        record = s.lane.newest()
+        for tap in s.taps:
+            tap(s.slot, record)
+
+
+def _flat(
+    event_us: int,
+    trade_us: int,
+    id: int,
+    bids: Sequence[Level],
+    asks: Sequence[Level],
+    bid_counts: Sequence[int],
+    ask_counts: Sequence[int],
+) -> tuple[Any, ...]:
+    """The members of a Depth5 between product type and local time."""
+    bids = bids[:5]
+    asks = asks[:5]
+    empty = ZEROS[len(bids) :]
+    short = ZEROS[len(asks) :]
+    return (
+        event_us,
+        trade_us,
+        id,
+        len(bids),
+        len(asks),
+        0.0,
+        *[level[0] for level in bids],
+        *empty,
+        *[level[1] for level in bids],
+        *empty,
+        *[level[0] for level in asks],
+        *short,
+        *[level[1] for level in asks],
+        *short,
+        *bid_counts,
+        *ask_counts,
+    )
+
+
+class Arbiter:
+    """The slots of one group and the ports of all its lines.
+
+    shared: whether any slot is fed by more than one line; then the copies of every update are
+    followed. memo: whole frames that stood for exactly one update, to that update: a line that
+    brings the same bytes brings a copy, which is known before anything is decoded.
+    """
+
+    def __init__(
+        self,
+        *,
+        product_type: int,
+        symbols: Sequence[str],
+        channels: Iterable[Channel],
+        rings: Mapping[Kind, RingWriter],
+        limits: Limits,
+        shared: bool,
+        now_ns: int,
+        on_reset: Callable[[Slot], None] = lambda slot: None,
+    ) -> None:
+        self.slots: list[Slot] = [None] * (len(symbols) << 2)  # type: ignore[list-item]
+        self.shared = shared
+        self.limits = limits
+        self.reset_ns = int(limits.reset_wait * 1e9)
+        self.on_reset = on_reset
+        self.ports: list[Port] = []
+        self.memo: dict[bytes, Entry] = {}
+        self._bits = deque(1 << i for i in range(BITS))
+        window_ns = int(limits.trade_window * 1e9)
+        for channel in channels:
+            if self.slots[channel.slot] is not None:
+                continue  # a second feed of the same slot (JSON and SBE)
+            lane = rings[channel.kind].lanes[channel.slot >> 2]
+            slot = Slot(channel, lane, product_type, window_ns, shared)
+            slot.retire = self._retire
+            slot.advance_ns = now_ns
+            self.slots[channel.slot] = slot
+
+    def live_slots(self) -> list[Slot]:
+        """The slots that some feed fills."""
+        return [slot for slot in self.slots if slot is not None]
+
+    def tap(self, tap: Tap) -> None:
+        """Have every publication told to `tap`."""
+        for slot in self.live_slots():
+            slot.taps += (tap,)
+
+    def port(
+        self, name: str, on_control: Callable[[Control], None], heir_of: Port | None = None
+    ) -> Port:
+        """A new line's way in. An heir goes on with the ids that its predecessor brought; the first
+        ports of all go on with those that an attached store holds."""
+        port = Port(self, name, self._bits.popleft(), on_control)
+        if heir_of is not None:
+            port.own = list(heir_of.own)
+        else:
+            for slot in self.live_slots():
+                if not slot.published_here:
+                    port.own[slot.slot] = slot.last
+        self.ports.append(port)
+        return port
+
+    def close(self, port: Port) -> None:
+        """The line is gone for good."""
+        if port in self.ports:
+            self.ports.remove(port)
+            self._bits.append(port.bit)
+
+    def remember(self, frame: bytes, entry: Entry) -> None:
+        """Know `frame` as a copy of `entry`'s update from now on."""
+        memo = self.memo
+        memo[frame] = entry
+        if len(memo) > RECENT:
+            for old in list(islice(memo, BATCH)):
+                del memo[old]
+
+    def tick(self, now_ns: int) -> None:
+        """What time alone decides: resets by silence, copies that will not come any more."""
+        for slot in self.live_slots():
+            resets.consider(self, slot, now_ns)
+            slot.forget(now_ns - int(self.limits.trade_window * 1e9))
+
+    def _retire(self, entry: Entry) -> None:
+        first_ns, winner, mask, _, _ = entry
+        others = 0
+        for port in self.ports:
+            if port.serving_ns and port.serving_ns < first_ns and not mask & port.bit:
+                port.missed += 1
+                others += 1
+        if others and mask == winner.bit:
+            winner.alone += 1

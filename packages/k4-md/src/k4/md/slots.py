@@ -1,0 +1,211 @@
+"""State of one (kind, symbol) of a group: its lane, what was published, what its ids have proved.
+
+Slots hold state and cold decisions; the hot decisions stand in `arbiter.Port`, which reads and
+writes these members directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+from k4.core import layout
+from k4.core.enums import Kind
+from k4.core.ring import Lane
+from k4.core.window import WINDOW_IDS, Gaps, RecentIds, Verdict
+from k4.md.feed import Channel, Ids
+
+RECENT = 4096  # published updates of a slot whose further copies are still awaited
+BATCH = 64
+
+Tap = Callable[[int, memoryview], None]
+"""Called with (slot, the record's bytes) after every publication; the bytes are valid only then."""
+
+_EVENT_US, _TRADE_US = 5, 6  # words of every record
+
+# Of an update: [first_ns, winner's Port, mask of the ports that brought it, slot, id]
+Entry = list[Any]
+
+
+class Slot:
+    """What quotes, books and trades have in common.
+
+    last: newest id taken in this generation, -1 before the first. advance_ns: local time when
+    `last` last rose. gate: set from the first reset on; messages then pass `Port.admits`.
+    floor_us: venue time of the generation's first message, 0 where the stream has no time.
+    previous: the last id of the former generation. recent: published updates by id whose copies
+    are awaited, None with a single line. top: figures of the book published last. time_us: venue
+    time of the newest trade.
+    """
+
+    __slots__ = (
+        "_found",
+        "advance_ns",
+        "channel",
+        "floor_us",
+        "gaps",
+        "gate",
+        "generation",
+        "kind",
+        "lane",
+        "last",
+        "opened_with",
+        "plain",
+        "previous",
+        "product_type",
+        "recent",
+        "resets",
+        "retire",
+        "slot",
+        "suspected",
+        "taps",
+        "time_us",
+        "too_late",
+        "top",
+        "window",
+    )
+
+    def __init__(
+        self, channel: Channel, lane: Lane, product_type: int, window_ns: int, shared: bool
+    ) -> None:
+        self.channel = channel
+        self.slot = channel.slot
+        self.kind = channel.kind
+        self.lane = lane
+        self.product_type = product_type
+        self._found = lane.next
+        self.last = -1
+        self.advance_ns = 0
+        self.gate = False
+        self.floor_us = 0
+        self.previous = -1
+        self.opened_with = -1
+        self.generation = 0
+        self.resets = 0
+        self.too_late = 0
+        self.time_us = 0
+        self.top: tuple[float, ...] = ()
+        self.taps: tuple[Tap, ...] = ()
+        self.recent: dict[int, Entry] | None = {} if shared else None
+        self.retire: Callable[[Entry], None] | None = None
+        ids = channel.ids
+        self.suspected = ids is Ids.SUSPECTED
+        proves = ids in (Ids.CONSECUTIVE, Ids.SUSPECTED, Ids.NEWEST_CONSECUTIVE)
+        self.gaps: Gaps | None = Gaps(window_ns) if proves else None
+        exact = ids in (Ids.SUSPECTED, Ids.RISING, Ids.UNORDERED)
+        self.window: RecentIds | None = (
+            RecentIds(window_ns, ordered=ids is not Ids.UNORDERED) if exact else None
+        )
+        self.plain = None if exact else self.gaps
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Take over what an attached store already holds, so that nothing is published twice."""
+        lane = self.lane
+        held = min(lane.next, lane.size)
+        if not held:
+            return
+        self.generation = lane.generation
+        if self.kind in (Kind.TRADE, Kind.AGGTRADE):
+            ids = self._stored_ids(min(held, WINDOW_IDS))
+            if self.channel.ids is Ids.UNORDERED:
+                return  # keys of the window are the venue's texts; the store has only their hashes
+            self.last = max(ids)
+            self.time_us = self._stored_us()
+            if self.window is not None:
+                for id in ids:
+                    self.window.offer(id, id, 0)
+            if self.gaps is not None:
+                for id in sorted(ids):
+                    self.gaps.offer(id, 0)
+        else:
+            record = layout.LAYOUTS[self.kind].unpack(lane.newest())
+            self.last = record.update_id  # type: ignore[union-attr]
+            if self.gaps is not None:
+                self.gaps.offer(self.last, 0)
+
+    def _stored_ids(self, count: int) -> list[int]:
+        lane = self.lane
+        name = "trade_id" if self.kind is Kind.TRADE else "agg_trade_id"
+        offset = layout.LAYOUTS[self.kind].offset(name) // 8
+        words = lane.buffer.cast("B")[: len(lane.buffer) // 8 * 8].cast("Q")
+        return [
+            words[(lane.base + i % lane.size * lane.stride) // 8 + offset]
+            for i in range(lane.next - count, lane.next)
+        ]
+
+    def _stored_us(self) -> int:
+        lane = self.lane
+        word = (lane.base + (lane.next - 1) % lane.size * lane.stride) // 8
+        return int(lane.words[word + _TRADE_US] or lane.words[word + _EVENT_US])
+
+    @property
+    def published_here(self) -> bool:
+        """Whether this process has published anything of it."""
+        return self.lane.next != self._found
+
+    @property
+    def published(self) -> int:
+        """Records that this process published."""
+        return self.lane.next - self._found
+
+    def newest_us(self) -> int:
+        """Venue time of what was published last, 0 where there is none: the newest trade's, or the
+        newest record's."""
+        lane = self.lane
+        if self.kind in (Kind.TRADE, Kind.AGGTRADE) or not lane.next:
+            return self.time_us
+        return self._stored_us()
+
+    def remember(self, id: int, entry: Entry) -> None:
+        """Await further copies of a published update; the oldest are given up in batches."""
+        recent = self.recent
+        if recent is None:
+            return
+        recent[id] = entry
+        if len(recent) > RECENT:
+            for old in list(islice(recent, BATCH)):
+                gone = recent.pop(old)
+                if self.retire is not None:
+                    self.retire(gone)
+
+    def forget(self, before_ns: int) -> None:
+        """Give up the copies of updates published before `before_ns`."""
+        recent = self.recent
+        if not recent:
+            return
+        old = []
+        for id, entry in recent.items():
+            if entry[0] >= before_ns:
+                break
+            old.append(id)
+        for id in old:
+            gone = recent.pop(id)
+            if self.retire is not None:
+                self.retire(gone)
+
+    def verdict(self, key: Any, id: int, first_id: int, rank: int, now_ns: int) -> Verdict:
+        """What a trade's id is; takes note of it."""
+        if self.window is not None:
+            verdict = self.window.offer(key, rank, now_ns)
+            if self.gaps is not None and verdict is Verdict.NEW:
+                self.gaps.offer(id, now_ns, first_id)
+            return verdict
+        assert self.gaps is not None
+        return self.gaps.offer(id, now_ns, first_id)
+
+    def open_generation(self, first_us: int, first_id: int) -> None:
+        """The venue's ids began anew with `first_id`, at venue time `first_us` (0: it has none)."""
+        self.previous = self.last
+        self.last = -1
+        self.floor_us = first_us
+        self.opened_with = first_id
+        self.gate = True
+        self.resets += 1
+        self.generation = self.lane.open_generation()
+        self.forget(1 << 62)
+        if self.gaps is not None:
+            self.gaps.reset()
+        if self.window is not None:
+            self.window.reset()
