@@ -1,0 +1,105 @@
+"""What a client sends on one connection, within the venue's rate and with control first.
+
+Venues count every client message, pings and pongs included, and cut a connection that sends too
+many (Binance: 5 a second). So all sending of a link passes here. Pongs and keepalives are sent
+before texts, and one place in each window is left for them, so that a long list of subscriptions
+never delays the answer to a ping. They cannot pile up either: only the newest of each kind waits
+(RFC 6455, 5.5.3, lets an endpoint answer the most recent ping alone).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from k4.core.clock import Clock, Timer
+from k4.core.limits import Limits
+from k4.core.retry import Pace
+from k4.core.transport import Connection
+
+# The venue counts by its own clock, after the network has squeezed or stretched the distances.
+_MARGIN = 1.1
+
+
+class Outbox:
+    """The sending half of one connection. `drained` is called when no text waits any more."""
+
+    def __init__(
+        self, clock: Clock, connection: Connection, limits: Limits, drained: Callable[[], object]
+    ) -> None:
+        self.sent = 0
+        self._clock = clock
+        self._connection = connection
+        self._drained = drained
+        self._pace = Pace(limits.messages, limits.messages_period * _MARGIN)
+        self._undrained = False
+        self._texts: deque[bytes] = deque()
+        self._pong: bytes | None = None
+        self._keepalive: bytes | None = None
+        self._keepalive_is_ping = False
+        self._timer: Timer | None = None
+        self._stopped = False
+
+    @property
+    def keepalive_waits(self) -> bool:
+        """A keepalive was asked for and has not left yet."""
+        return self._keepalive is not None
+
+    def texts(self, messages: Iterable[bytes]) -> None:
+        """Send text messages, after those that wait already; `drained` is called even for none."""
+        self._texts.extend(messages)
+        self._undrained = True
+        self._pump()
+
+    def pong(self, payload: bytes) -> None:
+        self._pong = payload
+        self._pump()
+
+    def keepalive(self, text: bytes | None) -> None:
+        """Send the text, or where it is None a ping."""
+        self._keepalive_is_ping = text is None
+        self._keepalive = text or b""
+        self._pump()
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        self._stopped = True
+        self._texts.clear()
+        self._pong = self._keepalive = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _pump(self) -> None:
+        if self._timer is not None or self._stopped:
+            return
+        while self._pong is not None or self._keepalive is not None or self._texts:
+            control = self._pong is not None or self._keepalive is not None
+            now = self._clock.monotonic()
+            wait = self._pace.wait(now, reserve=0 if control else 1)
+            if wait > 0:
+                self._timer = self._clock.call_later(wait, self._resume)
+                return
+            self._pace.note(now)
+            self.sent += 1
+            self._send_one()
+        if self._undrained:
+            self._undrained = False
+            self._drained()
+
+    def _send_one(self) -> None:
+        if self._pong is not None:
+            payload, self._pong = self._pong, None
+            self._connection.pong(payload)
+        elif self._keepalive is not None:
+            data, self._keepalive = self._keepalive, None
+            if self._keepalive_is_ping:
+                self._connection.ping(data)
+            else:
+                self._connection.send_text(data)
+        else:
+            self._connection.send_text(self._texts.popleft())
+
+    def _resume(self) -> None:
+        self._timer = None
+        self._pump()
