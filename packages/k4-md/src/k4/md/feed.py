@@ -28,7 +28,7 @@ from typing import Protocol
 
 import msgspec
 
-from k4.core.config import ConnectionConfig
+from k4.core.config import ConnectionConfig, Secret
 from k4.core.enums import Kind, ProductType
 from k4.core.limits import Keepalive, Limits
 
@@ -220,8 +220,9 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True):
     stores. urls: lines are spread over them. requests(op, channels): the venue's messages that
     `subscribe` or `unsubscribe` these channels, each within the limits. acks: how many `Ack` make
     the line subscribed. stateful: the session must see every frame (it builds books), so no
-    duplicate may be cut off before it. fallback: the feed to use instead when the handshake of
-    this one is refused.
+    duplicate may be cut off before it. headers: of the handshake; a secret is revealed where they
+    are sent, nowhere else. fallback: the feed to use instead when the handshake of this one is
+    refused.
     """
 
     name: str
@@ -234,7 +235,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True):
     session: Callable[[], Session]
     limits: Limits
     lines: int = 1
-    headers: Mapping[str, str] = {}
+    headers: Mapping[str, str | Secret] = {}
     keepalive: Keepalive | None = None
     stateful: bool = False
     fallback: Feed | None = None
