@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from k4.core.enums import Kind
+from k4.core.errors import Problem
 
 
 class Secret:
@@ -41,12 +42,14 @@ class Address(msgspec.Struct, frozen=True):
 
 
 class UdpTarget(msgspec.Struct, frozen=True, kw_only=True):
-    """One target of a sender. mtu: bytes of a datagram, tag included."""
+    """One target of a sender. mtu: bytes of a datagram, tag included. cores: `cpu_affinity`; the
+    sender runs on its worker's thread, so these add to the cores that the worker may use.
+    """
 
     ip: str
     port: int
     enabled: bool = False
-    cpu_affinity: int | None = None
+    cores: tuple[int, ...] = ()
     mtu: int = 1472
     key: Secret | None = None
     multicast_ttl: int = 1
@@ -65,11 +68,13 @@ class ReceiverStore(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UdpReceiver(msgspec.Struct, frozen=True, kw_only=True):
-    """listen: at least one address. allow_from: addresses or networks in CIDR form."""
+    """listen: at least one address. cores: `recv_cpu_affinity`. allow_from: addresses or networks
+    in CIDR form. multicast_interface: an address or the name of an interface.
+    """
 
     listen: tuple[Address, ...]
     stores: tuple[ReceiverStore, ...]
-    recv_cpu_affinity: int | None = None
+    cores: tuple[int, ...] = ()
     multicast_interface: str = ""
     allow_from: tuple[str, ...] = ()
     key: Secret | None = None
@@ -81,7 +86,7 @@ class ProductConfig(msgspec.Struct, frozen=True, kw_only=True):
     name: canonical (`spot`, `ubase`, `cbase`, `swap`, `linear`, `inverse`, `futures`,
     `usdc_futures`, `coin_futures`). lines: redundant lines per stream. cores: where its worker may
     run, empty for anywhere. stores: store name by kind, prefix included; empty for in-process use.
-    path: where it stands in the file.
+    path: where it stands in the file; symbols_path: where its list of symbols does.
     """
 
     name: str
@@ -94,6 +99,7 @@ class ProductConfig(msgspec.Struct, frozen=True, kw_only=True):
     feed: str = "auto"  # Binance spot: auto, json, sbe, both
     trades_channel: str = "trades"  # OKX: trades, trades-all
     path: str = ""
+    symbols_path: str = ""
 
 
 class ConnectionConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +129,11 @@ class ConnectionConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RiskLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of one account, as decimal text in the venue's unit; '' or 0 where none is set."""
+    """Limits of one account, as decimal text in the venue's unit; '' or 0 where none is set.
+
+    max_bbo_age_ms: always set where `bbo_store` is (1000 unless the file says otherwise), so that
+    no collar trusts a price of any age.
+    """
 
     symbols: tuple[str, ...] = ()
     max_order_qty: str = ""
@@ -166,7 +176,9 @@ class MetricsConfig(msgspec.Struct, frozen=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole file. processes: per-connection, per-stream or single."""
+    """A whole file. processes: per-connection, per-stream or single. warnings: what is accepted
+    and had better be changed; log them at start.
+    """
 
     path: str = ""
     module_name: str = "k4"
@@ -175,3 +187,4 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     metrics: MetricsConfig | None = None
     connections: tuple[ConnectionConfig, ...] = ()
     trading: tuple[TradingConfig, ...] = ()
+    warnings: tuple[Problem, ...] = ()
