@@ -26,6 +26,7 @@ from k4.core import layout, segment
 from k4.core.clock import Clock, SystemClock
 from k4.core.enums import Kind
 from k4.core.errors import (
+    K4Error,
     StoreClosed,
     StoreError,
     StoreForeign,
@@ -331,10 +332,12 @@ class ShmMdReader:
         mapping = self._mapping
         lane = mapping.ring.lane(symbol)
         wait, looks = waiter(idle), _LOOKS[idle]
-        if start == "latest":
-            cursor = max(0, lane.cursor - 1)
+        if isinstance(start, int):
+            cursor = start
+        elif start in ("latest", "oldest"):
+            cursor = lane.oldest if start == "oldest" else max(0, lane.cursor - 1)
         else:
-            cursor = lane.oldest if start == "oldest" else start
+            raise K4Error(f"no start {start!r}", remedy='use "latest", "oldest" or a cursor')
         lane.since(cursor, 0)  # raises here, not at the first record, for a cursor out of range
         return self._follow(mapping, lane, cursor, wait, looks, timeout, on_lost)
 
