@@ -1,0 +1,165 @@
+"""What `watch` says about stores and counters that a real writer left in shared memory."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from k4.core.clock import SystemClock
+from k4.core.counters import CounterRow, CountersWriter
+from k4.core.enums import Kind
+from k4.core.shm import ShmMdStore, remove_store
+from k4.core.testing import ManualClock
+from k4.runner.watch import Instrument, Sample, Watcher, age_text, objects, once, view
+
+NAME = f"watch.{os.getpid()}"
+
+
+@pytest.fixture
+def store() -> Iterator[ShmMdStore]:
+    with ShmMdStore(NAME, Kind.BOOKTICKER, ["BTCUSDT"], 64) as store:
+        yield store
+    remove_store(NAME)
+
+
+def quote(store: ShmMdStore, id: int, local_us: int) -> None:
+    store.ring.lanes[0].publish(0, local_us, 0, id, 100.25, 1.0, 100.5, 2.0, 0, 0, local_us)
+
+
+def test_a_store_object_has_records_rate_and_age(store: ShmMdStore) -> None:
+    clock = ManualClock()
+    watcher = Watcher(clock, [NAME])
+    quote(store, 1, clock.time_ns() // 1000)
+    before = watcher.look()
+    for id in range(2, 12):
+        quote(store, id, clock.time_ns() // 1000)
+    clock.advance(2.0)
+    after = watcher.look()
+    watcher.close()
+    assert list(objects(before, after)) == [
+        {
+            "type": "store",
+            "name": NAME,
+            "kind": "bbo",
+            "symbol": "BTCUSDT",
+            "records": 11,
+            "rate": 5.0,
+            "age_ms": 2000.0,
+        }
+    ]
+
+
+def test_an_empty_store_has_no_age(store: ShmMdStore) -> None:
+    watcher = Watcher(ManualClock(), [NAME])
+    sample = watcher.look()
+    watcher.close()
+    (row,) = objects(sample, sample)
+    assert (row["records"], row["rate"], row["age_ms"]) == (0, 0.0, None)
+
+
+def test_a_store_that_is_replaced_or_comes_later_is_found(store: ShmMdStore) -> None:
+    later = f"{NAME}.later"
+    watcher = Watcher(ManualClock(), [NAME, later])
+    assert [one.store for one in watcher.look().instruments] == [NAME]
+    for symbols in (["ETHUSDT"], ["ETHUSDT", "SOLUSDT"]):
+        with ShmMdStore(later, Kind.BOOKTICKER, symbols, 64):
+            seen = [one.symbol for one in watcher.look().instruments if one.store == later]
+            assert seen == symbols
+    remove_store(later)
+    assert [one.store for one in watcher.look().instruments] == [NAME]
+    watcher.close()
+
+
+def test_counters_become_objects_with_numbers_states_and_nesting() -> None:
+    line = CounterRow(
+        "line",
+        {"stream": "binance.spot.json", "id": "1"},
+        {"state": 4, "wins": 3, "lag_us.p50": 70, "lag_us.p99": 300},
+    )
+    stream = CounterRow("stream", {"name": "binance.spot.json"}, {"published": 3, "lost": 0})
+    source = CounterRow("udp_source", {"address": "127.0.0.1"}, {"malformed": 1})
+    sample = Sample(at=0.0, instruments=(), rows=(stream, line, source))
+    assert list(objects(sample, sample)) == [
+        {"type": "stream", "name": "binance.spot.json", "published": 3, "lost": 0},
+        {
+            "type": "line",
+            "stream": "binance.spot.json",
+            "id": 1,
+            "state": "up",
+            "wins": 3,
+            "lag_us": {"p50": 70, "p99": 300},
+        },
+        {"type": "udp_source", "address": "127.0.0.1", "malformed": 1},
+    ]
+
+
+def test_names_select_streams_by_name_or_beginning() -> None:
+    counters = CountersWriter(NAME)
+    for name in ("binance.spot.json", "binance.ubase.public", "okx.spot"):
+        counters.row("stream", {"name": name}, ("published",))
+    try:
+        found = {}
+        for names in ((), ("binance",), ("okx.spot", "bin")):
+            watcher = Watcher(SystemClock(), names, NAME)
+            found[names] = [row.labels["name"] for row in watcher.look().rows]
+            watcher.close()
+    finally:
+        counters.close()
+    assert found == {
+        (): ["binance.spot.json", "binance.ubase.public", "okx.spot"],
+        ("binance",): ["binance.spot.json", "binance.ubase.public"],
+        ("okx.spot", "bin"): ["okx.spot"],
+    }
+
+
+def test_counters_of_a_dead_writer_are_not_shown() -> None:
+    counters = CountersWriter(NAME)
+    counters.row("stream", {"name": "s"}, ("published",))
+    counters.close(unlink=False)
+    watcher = Watcher(SystemClock(), (), NAME)
+    assert watcher.look().rows == ()
+    counters.path.unlink()
+
+
+async def test_once_prints_json_lines(store: ShmMdStore) -> None:
+    quote(store, 1, 1)
+    out = io.StringIO()
+    await once(SystemClock(), [NAME], out, as_json=True)
+    (row,) = map(json.loads, out.getvalue().splitlines())
+    assert (row["type"], row["name"], row["records"]) == ("store", NAME, 1)
+
+
+def test_the_live_view_shows_prices_rates_and_lines(store: ShmMdStore) -> None:
+    watcher = Watcher(SystemClock(), [NAME])
+    quote(store, 1, 1)
+    sample = watcher.look()
+    watcher.close()
+    line = CounterRow("line", {"stream": "s", "id": "0"}, {"state": 4, "wins": 12345})
+    later = Sample(at=sample.at + 1, instruments=sample.instruments, rows=(line,))
+    console = Console(file=io.StringIO(), width=160)
+    console.print(view(sample, later))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    for part in (NAME, "100.25 / 100.5", "12,345", "up"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("age_ns", "text"), [(900, "1 µs"), (1_500_000, "1.5 ms"), (2_000_000_000, "2.0 s")]
+)
+def test_ages_read_well(age_ns: int, text: str) -> None:
+    assert age_text(age_ns) == text
+
+
+def test_a_store_that_was_replaced_has_no_negative_rate() -> None:
+    def sample(at: float, records: int) -> Sample:
+        one = Instrument(store="s", kind="bbo", symbol="x", records=records, last=None, age_ns=None)
+        return Sample(at=at, instruments=(one,), rows=())
+
+    (row,) = objects(sample(0.0, 100), sample(1.0, 3))
+    assert row["rate"] == 0.0
