@@ -99,10 +99,16 @@ class SpotBook(Book, gc=False, rename={"u": "lastUpdateId", "b": "bids", "a": "a
 
 
 class Combined(msgspec.Struct, Generic[_T], gc=False):
-    """The wrapper of `/stream` around a payload."""
+    """The wrapper of `/stream` around a payload that names its own symbol."""
 
     data: _T
-    stream: str = ""
+
+
+class Named(msgspec.Struct, Generic[_T], gc=False):
+    """The same wrapper where the stream's name is needed."""
+
+    stream: str
+    data: _T
 
 
 class Codec(msgspec.Struct, frozen=True):
@@ -124,10 +130,13 @@ def _wrapped(cls: type[_T]) -> Callable[[bytes], Combined[_T]]:
 
 COMBINED = Codec(_decoder(Combined[Quote]), _decoder(Combined[Deal]), _decoder(Combined[Aggregate]))
 RAW = Codec(_wrapped(Quote), _wrapped(Deal), _wrapped(Aggregate))
-_combined_spot_book = _decoder(Combined[SpotBook])
-_combined_book = _decoder(Combined[Book])
+_combined_spot_book = _decoder(Named[SpotBook])
+_combined_book = _decoder(Named[Book])
 _raw_spot_book = _decoder(SpotBook)
 _raw_book = _decoder(Book)
+
+_HEAD = b'{"stream":"'
+_DATA = b'","data":{"'
 
 Receive = Callable[[bytes, int, Sink], None]
 Otherwise = Callable[[bytes, int, Sink, Exception], None]
@@ -150,10 +159,9 @@ def quotes(
         except UNREADABLE as error:
             otherwise(frame, received_ns, out, error)
             return
-        event = m.E
+        event, trade = m.E, m.T
         if event < MICROSECONDS_FROM:
             event *= 1000
-        trade = m.T
         if trade < MICROSECONDS_FROM:
             trade *= 1000
         out.bbo(slot, m.u, event, trade, m.b, m.B, m.a, m.A, 0, 0)
@@ -175,10 +183,9 @@ def deals(decode: Callable[[bytes], Combined[Deal]], slots: Slots, otherwise: Ot
         if m.X == "NA":
             out.skip(slot, m.t)
             return
-        event = m.E
+        event, trade = m.E, m.T
         if event < MICROSECONDS_FROM:
             event *= 1000
-        trade = m.T
         if trade < MICROSECONDS_FROM:
             trade *= 1000
         out.trade(slot, m.t, m.t, event, trade, m.p, m.q, m.m)
@@ -202,13 +209,37 @@ def aggregates(
         if not 0 <= m.l - m.f < MOST_TRADES:
             out.drop("malformed")
             return
-        event = m.E
+        event, trade = m.E, m.T
         if event < MICROSECONDS_FROM:
             event *= 1000
-        trade = m.T
         if trade < MICROSECONDS_FROM:
             trade *= 1000
         out.agg(slot, m.a, m.f, m.l, event, trade, m.p, m.q, m.m)
+
+    return receive
+
+
+def mixed(channels: Sequence[Channel], takers: Mapping[Kind, Receive], slow: Receive) -> Receive:
+    """The handler of combined frames of several kinds: a look at the first bytes, then theirs.
+
+    As many bytes as the shortest topic makes certain are looked up; a topic that does not fit into
+    them whole is found by its closing quote.
+    """
+    texts = {_HEAD + c.topic.encode() + _DATA: takers[c.kind] for c in channels}
+    width = min(map(len, texts), default=0)
+    prefixes = {t[:width]: take for t, take in texts.items() if len(t) - len(_DATA) < width}
+    names = {t[len(_HEAD) : -len(_DATA)]: take for t, take in texts.items()}
+    start = len(_HEAD)
+    stop = max(map(len, texts), default=0)
+
+    def named(frame: bytes) -> Receive:
+        if not frame.startswith(_HEAD):
+            return slow
+        return names.get(frame[start : frame.find(b'"', start, stop)], slow)
+
+    def receive(frame: bytes, received_ns: int, out: Sink) -> None:
+        take = prefixes.get(frame[:width]) or named(frame)
+        take(frame, received_ns, out)
 
     return receive
 
@@ -219,7 +250,7 @@ class Books:
     def __init__(self, topics: Mapping[str, int], slots: Slots, *, spot: bool) -> None:
         self._topics = dict(topics)
         self._slots = slots
-        self._decode: Callable[[bytes], Combined[Book] | Combined[SpotBook]]
+        self._decode: Callable[[bytes], Named[Book] | Named[SpotBook]]
         self._decode_raw: Callable[[bytes], Book]
         if spot:
             self._decode, self._decode_raw = _combined_spot_book, _raw_spot_book
@@ -257,8 +288,11 @@ class Books:
         if m.s and self._slots.get(m.s) != slot:
             out.drop("symbol")
             return
-        event = m.E if m.E >= MICROSECONDS_FROM else m.E * 1000
-        trade = m.T if m.T >= MICROSECONDS_FROM else m.T * 1000
+        event, trade = m.E, m.T
+        if event < MICROSECONDS_FROM:
+            event *= 1000
+        if trade < MICROSECONDS_FROM:
+            trade *= 1000
         out.depth(slot, m.u, event, trade, m.b, m.a)
 
 
@@ -297,8 +331,6 @@ _KIND_BY_START = {
     b'{"e":"t': Kind.TRADE,
     b'{"e":"a': Kind.AGGTRADE,
 }
-_HEAD = b'{"stream":"'
-_DATA = b'","data":{"'
 
 
 class JsonSession:
@@ -308,7 +340,7 @@ class JsonSession:
     the other is read too, at a lower speed.
     """
 
-    __slots__ = ("_books", "_last", "_longest", "_names", "_prefixes", "_raw", "_width", "receive")
+    __slots__ = ("_books", "_last", "_raw", "receive")
 
     def __init__(
         self,
@@ -328,25 +360,11 @@ class JsonSession:
         self._raw = _handlers(RAW, slots, self._sort_out)
         takers = _handlers(COMBINED, slots, self._sort_out)
         takers[Kind.DEPTH5] = self._books.receiver(self._sort_out)
-        self._prefixes, self._width = _prefixes(channels, takers)
-        self._names = {c.topic.encode(): takers[c.kind] for c in channels}
-        self._longest = len(_HEAD) + max(map(len, self._names), default=0) + 1
         self.receive: Receive
         if len(kinds) == 1:
             self.receive = (takers if combined else self._raw).get(kinds.pop(), self._any)
         else:
-            self.receive = self._combined if combined else self._bare
-
-    def _combined(self, frame: bytes, received_ns: int, out: Sink) -> None:
-        take = self._prefixes.get(frame[: self._width]) or self._named(frame)
-        take(frame, received_ns, out)
-
-    def _named(self, frame: bytes) -> Receive:
-        """The second look, for topics too long for the first."""
-        if not frame.startswith(_HEAD):
-            return self._any
-        end = frame.find(b'"', len(_HEAD), self._longest)
-        return self._names.get(frame[len(_HEAD) : end], self._any)
+            self.receive = mixed(channels, takers, self._any) if combined else self._bare
 
     def _bare(self, frame: bytes, received_ns: int, out: Sink) -> None:
         kind = _KIND_BY_START.get(frame[:7])
@@ -415,17 +433,3 @@ def _book_names(books: Sequence[Channel]) -> dict[str, int]:
         for channel in books
         for suffix in BOOK_SUFFIXES
     }
-
-
-def _prefixes(
-    channels: Sequence[Channel], takers: Mapping[Kind, Receive]
-) -> tuple[dict[bytes, Receive], int]:
-    """The first bytes of every expected frame, and how many they are.
-
-    As many as the shortest topic makes certain; a topic that does not fit into them whole is left
-    out and takes the slower way.
-    """
-    texts = {_HEAD + c.topic.encode() + _DATA: takers[c.kind] for c in channels}
-    width = min(map(len, texts), default=0)
-    fitting = {t[:width]: take for t, take in texts.items() if len(t) - len(_DATA) < width}
-    return fitting, width

@@ -55,14 +55,10 @@ _BEST_BID_ASK = BEST_BID_ASK_ROOT.unpack_from
 
 LEVELS = 5  # of 20 that the venue sends
 
-POWERS: tuple[int, ...] = tuple(10**n for n in range(129))  # an exponent is an i8
-
-
-def decimal(mantissa: int, exponent: int) -> float:
-    """mantissa * 10**exponent, correctly rounded."""
-    if exponent <= 0:
-        return mantissa / POWERS[-exponent]
-    return float(mantissa * POWERS[exponent])
+# By exponent, an i8 (a negative one counts from the end): what to multiply by, what to divide by.
+SCALES: tuple[tuple[int, int], ...] = tuple(
+    (10**e, 1) if e >= 0 else (1, 10**-e) for e in (*range(128), *range(-128, 0))
+)
 
 
 class SbeSession:
@@ -120,21 +116,18 @@ class SbeSession:
             slot = self._quotes.get(frame[end : end + 1 + frame[end]])
             if slot is None:
                 out.drop(_why_no_slot(frame, end))
-            elif pe <= 0 and qe <= 0:
-                price, vol = POWERS[-pe], POWERS[-qe]
-                out.bbo(
-                    slot, id, event, 0, bid / price, bid_vol / vol, ask / price, ask_vol / vol, 0, 0
-                )
             else:
+                times, over = SCALES[pe]
+                vol_times, vol_over = SCALES[qe]
                 out.bbo(
                     slot,
                     id,
                     event,
                     0,
-                    decimal(bid, pe),
-                    decimal(bid_vol, qe),
-                    decimal(ask, pe),
-                    decimal(ask_vol, qe),
+                    bid * times / over,
+                    bid_vol * vol_times / vol_over,
+                    ask * times / over,
+                    ask_vol * vol_times / vol_over,
                     0,
                     0,
                 )
@@ -154,6 +147,8 @@ class SbeSession:
         if slot is None:
             out.drop(_why_no_slot(frame, last))
             return
+        times, over = SCALES[pe]
+        vol_times, vol_over = SCALES[qe]
         for at in range(first, last, step):
             id, price, vol, maker = TRADE_ENTRY.unpack_from(frame, at)
             if price < 0 or vol < 0:
@@ -167,8 +162,8 @@ class SbeSession:
                     id,
                     event,
                     transacted,
-                    decimal(price, pe),
-                    decimal(vol, qe),
+                    price * times / over,
+                    vol * vol_times / vol_over,
                     maker == 1,
                 )
 
@@ -186,12 +181,11 @@ class SbeSession:
         if slot is None:
             out.drop(_why_no_slot(frame, asks.stop))
             return
-        top = [[LEVEL.unpack_from(frame, at) for at in side[:LEVELS]] for side in (bids, asks)]
-        if any(price < 0 or vol < 0 for side in top for price, vol in side):
+        best_bids, best_asks = _levels(frame, bids, pe, qe), _levels(frame, asks, pe, qe)
+        if best_bids is None or best_asks is None:
             out.drop("price")
-            return
-        best = [[(decimal(price, pe), decimal(vol, qe)) for price, vol in side] for side in top]
-        out.depth(slot, id, event, 0, best[0], best[1])
+        else:
+            out.depth(slot, id, event, 0, best_bids, best_asks)
 
 
 def _group(frame: bytes, at: int) -> range | None:
@@ -204,6 +198,19 @@ def _group(frame: bytes, at: int) -> range | None:
     if step < LEVEL.size or len(frame) < stop:
         return None
     return range(first, stop, step)
+
+
+def _levels(frame: bytes, side: range, pe: int, qe: int) -> list[tuple[float, float]] | None:
+    """The best levels of a side; None where one is negative."""
+    times, over = SCALES[pe]
+    vol_times, vol_over = SCALES[qe]
+    levels = []
+    for at in side[:LEVELS]:
+        price, vol = LEVEL.unpack_from(frame, at)
+        if price < 0 or vol < 0:
+            return None
+        levels.append((price * times / over, vol * vol_times / vol_over))
+    return levels
 
 
 def _var_string(symbol: str) -> bytes:
