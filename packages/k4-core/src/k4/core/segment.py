@@ -310,7 +310,7 @@ def _fill(fd: int, shape: Shape, created_ns: int) -> None:
     try:
         format_segment(view, shape.kind, shape.symbols, shape.buffer_size)
         trailer = Trailer(view[-layout.TRAILER_SIZE :])
-        trailer.format(shape.kind, created_ns)
+        trailer.format(shape.kind, os.getpid(), created_ns)
         trailer.release()
     finally:
         view.release()

@@ -18,7 +18,7 @@ import stat
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, NoReturn, Self
 
 import msgspec
 
@@ -80,9 +80,11 @@ class ShmMdStore:
         view = segment.map_writable(self._fd)
         self._trailer = Trailer(view[-layout.TRAILER_SIZE :])
         self.ring = RingWriter(view, self.kind)
-        self.epoch = self._trailer.epoch + 1
-        self._trailer.writer_pid = os.getpid()
-        self._trailer.epoch = self.epoch
+        self.epoch = self._trailer.epoch
+        if self.attached:
+            self._trailer.writer_pid = os.getpid()
+            self.epoch += 1
+            self._trailer.epoch = self.epoch
         self.heartbeat()
         _stores.add(self)
 
@@ -102,16 +104,21 @@ class ShmMdStore:
     def close(self) -> None:
         """Stop writing: pid 0, locks given back, data left readable. More than once is no error.
 
-        A lane used afterwards raises ValueError, for another process may hold the store by then.
+        A lane used afterwards raises StoreClosed, for another process may hold the store by then.
         """
         if not self._close_fd.alive:
             return
+        for lane in self.ring.lanes:
+            lane.pack = self._refuse
         self._trailer.writer_pid = 0
         self._trailer.release()
         self.ring.words.release()
         self.ring.buffer.release()
         segment.unlock(self._fd)
         self._close_fd()
+
+    def _refuse(self, *values: object) -> NoReturn:
+        raise StoreClosed(self.name, "this writer was closed", remedy="make another")
 
     def __enter__(self) -> Self:
         return self

@@ -28,17 +28,17 @@ class Trailer:
         """What stands in where an object of the original layout has none: every figure is 0."""
         return cls(memoryview(bytes(layout.TRAILER_SIZE)))
 
-    def format(self, kind: Kind, created_ns: int) -> None:
-        """Write the trailer of a new store: live, epoch 0, no writer yet."""
+    def format(self, kind: Kind, pid: int, created_ns: int) -> None:
+        """Write the trailer of a new store: live, in its first epoch."""
         layout.TRAILER.pack_into(
             self._buffer,
             0,
             layout.MAGIC_BYTES,
             kind,
             layout.LAYOUTS[kind].size,
-            0,
+            pid,
             layout.STATE_LIVE,
-            0,
+            1,
             created_ns,
             created_ns,
             0,
