@@ -79,7 +79,10 @@ class Connection(Protocol):
     def pong(self, payload: bytes) -> None: ...
 
     def close(self, code: int = NORMAL, reason: str = "") -> None:
-        """Begin the closing handshake; `closed` follows when the peer answers."""
+        """Begin the closing handshake; `closed` follows when the peer answers.
+
+        `code` must be one that may be sent (RFC 6455, 7.4), `reason` at most 123 bytes.
+        """
         ...
 
     def abort(self) -> None:

@@ -6,5 +6,13 @@
 
 from k4.core.testing.clock import ManualClock
 from k4.core.testing.memory import MemoryPeer, MemoryTransport
+from k4.core.testing.server import ScriptedServer, ServerPeer, stay
 
-__all__ = ["ManualClock", "MemoryPeer", "MemoryTransport"]
+__all__ = [
+    "ManualClock",
+    "MemoryPeer",
+    "MemoryTransport",
+    "ScriptedServer",
+    "ServerPeer",
+    "stay",
+]
