@@ -54,8 +54,10 @@ class LinkState(Enum):
 class LinkOwner(Protocol):
     """Who listens to a link."""
 
-    last_message_ns: int
-    """`received_ns` of the last message; the owner sets it in `message`."""
+    @property
+    def last_message_ns(self) -> int:
+        """`received_ns` of the last message, 0 before the first."""
+        ...
 
     def link_opened(self, link: Link, /) -> None:
         """The handshake is done. Make a fresh session: `message` is looked up and called next."""

@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
-
-from k4.core.latency import Histogram
+from typing import Any, cast
 
 from k4.core.enums import Kind
+from k4.core.latency import BIN_NS, FINE_NS, Histogram
 from k4.core.limits import Limits
 from k4.core.ring import RingWriter
 from k4.core.window import Verdict
@@ -68,7 +67,7 @@ class Port:
         self, arbiter: Arbiter, name: str, bit: int, on_control: Callable[[Control], None]
     ) -> None:
         self.arbiter = arbiter
-        self._slots = arbiter.slots
+        self._slots = cast(list[Slot], arbiter.slots)  # a session knows only slots that are filled
         self.name = name
         self.bit = bit
         self.on_control = on_control
@@ -269,7 +268,10 @@ class Port:
         first_ns, winner, mask, _, _ = entry
         if not mask & self.bit:
             lag = self.now - first_ns
-            self.lag.add(lag)
+            if 0 <= lag < FINE_NS:
+                self.lag.bins[lag // BIN_NS] += 1
+            else:
+                self.lag.add(lag)
             if mask == winner.bit:
                 winner.wait.add(lag)
             entry[2] = mask | self.bit
@@ -334,7 +336,7 @@ class Arbiter:
         now_ns: int,
         on_reset: Callable[[Slot], None] = lambda slot: None,
     ) -> None:
-        self.slots: list[Slot] = [None] * (len(symbols) << 2)  # type: ignore[list-item]
+        self.slots: list[Slot | None] = [None] * (len(symbols) << 2)
         self.shared = shared
         self.limits = limits
         self.reset_ns = int(limits.reset_wait * 1e9)

@@ -149,10 +149,8 @@ def admits(port: Port, s: Slot, id: int, us: int) -> bool:
     if port.generation[slot] == s.generation:
         return True
     own = port.own[slot]
-    if own >= 0:
-        belongs = id < own
-    else:  # it never brought anything: which generation's ids is this nearer to?
-        belongs = id <= s.last or id - s.last < s.previous - id
+    nearer = id <= s.last or id - s.last < s.previous - id  # to this generation's ids
+    belongs = id < own if own >= 0 else nearer
     if belongs or id == s.last or (s.recent is not None and id in s.recent):
         port.generation[slot] = s.generation
         return True

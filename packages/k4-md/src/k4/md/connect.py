@@ -1,0 +1,273 @@
+"""Market data in the caller's own process: no shared memory, no runner.
+
+async with k4.md.connect("okx", spot=["BTCUSDT"], channels=["bbo", "trade"], lines=2) as feed:
+    async for record in feed:
+        ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from k4.md.symbols import resolve
+
+from k4.core import layout
+from k4.core.clock import Clock, SystemClock
+from k4.core.config import ConnectionConfig, ProductConfig, Secret
+from k4.core.enums import KIND_BY_LABEL, Kind
+from k4.core.errors import ConfigError, Problem
+from k4.core.log import get_logger
+from k4.core.records import Record
+from k4.core.retry import Budget, LocalBudget
+from k4.core.transport import Transport, choose
+from k4.md.dials import Dials
+from k4.md.engine import Engine, Group, MemoryStore
+from k4.md.exchanges import find
+from k4.md.feed import Exchange
+from k4.md.module import drained, plan
+from k4.md.slots import Tap
+
+QUOTES = (Kind.BOOKTICKER, Kind.DEPTH5)
+
+
+class Connection:
+    """A running feed: an async context manager and an async iterator of records.
+
+    A caller that is too slow loses quotes first and without harm: of each quote and book only the
+    newest waits. Trades wait in order, at most `max_pending` of them; beyond that the oldest are
+    dropped, counted in `lost` by (kind, symbol), told to `on_lost` and logged.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        config: ConnectionConfig,
+        *,
+        max_pending: int,
+        on_lost: Callable[[Kind, str, int], object] | None,
+        clock: Clock,
+        transport: Transport | None,
+        budget: Budget,
+        rng: random.Random,
+    ) -> None:
+        self.lost: dict[tuple[Kind, str], int] = {}
+        self.conflated: dict[tuple[Kind, str], int] = {}
+        self._exchange = exchange
+        self._config = config
+        self._max_pending = max_pending
+        self._on_lost = on_lost
+        self._clock = clock
+        self._transport = transport
+        self._budget = budget
+        self._rng = rng
+        self._engine: Engine | None = None
+        self._pending: deque[Record | tuple[Kind, str]] = deque()
+        self._newest: dict[tuple[Kind, str], Record] = {}
+        self._trades = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._log = get_logger("k4.md").bind(exchange=exchange.name)
+
+    async def __aenter__(self) -> Self:
+        resolution = await resolve(self._exchange, self._config, clock=self._clock)
+        for warning in resolution.warnings:
+            self._log.warning("symbols", problem=warning)
+        feeds = plan(self._exchange, self._config, resolution)
+        dials = Dials(self._config)
+        await dials.ask(feeds)
+        engine = Engine(
+            self._config,
+            feeds,
+            stores=lambda product, kind: MemoryStore(product.name, kind, product.symbols),
+            dials=dials,
+            transport=self._transport or choose(self._config.transport, self._clock),
+            clock=self._clock,
+            budget=self._budget,
+            rng=self._rng,
+        )
+        engine.prepare()
+        engine.tap(self._tap)
+        engine.start()
+        self._engine = engine
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.stop()
+            await drained(engine, self._clock)
+            engine.close()
+        self._wake()
+
+    def __aiter__(self) -> AsyncIterator[Record]:
+        return self
+
+    async def __anext__(self) -> Record:
+        """The next record, in order of publication. Ends when the feed is closed."""
+        while not self._pending:
+            if self._engine is None:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        head = self._pending.popleft()
+        if isinstance(head, tuple):
+            return self._newest.pop(head)
+        self._trades -= 1
+        return head
+
+    def stats(self) -> list[dict[str, Any]]:
+        """One JSON-able object per stream: published, duplicates, gaps, rotations and so on."""
+        return self._engine.receipt() if self._engine is not None else []
+
+    def _tap(self, group: Group, kind: Kind) -> Tap:
+        unpack = layout.LAYOUTS[kind].unpack
+        take = self._quote if kind in QUOTES else self._trade
+
+        def tap(slot: int, record: memoryview) -> None:
+            take(kind, unpack(record))
+            self._wake()
+
+        return tap
+
+    def _quote(self, kind: Kind, record: Record) -> None:
+        key = (kind, record.symbol)
+        if key in self._newest:
+            self.conflated[key] = self.conflated.get(key, 0) + 1
+        else:
+            self._pending.append(key)
+        self._newest[key] = record
+
+    def _trade(self, kind: Kind, record: Record) -> None:
+        if self._trades >= self._max_pending:
+            self._drop_oldest()
+        self._pending.append(record)
+        self._trades += 1
+
+    def _drop_oldest(self) -> None:
+        at = next(i for i, waiting in enumerate(self._pending) if not isinstance(waiting, tuple))
+        waiting = self._pending[at]
+        del self._pending[at]
+        if isinstance(waiting, tuple):
+            return
+        self._trades -= 1
+        kind = Kind.AGGTRADE if hasattr(waiting, "agg_trade_id") else Kind.TRADE
+        key = (kind, waiting.symbol)
+        count = self.lost[key] = self.lost.get(key, 0) + 1
+        if self._on_lost is not None:
+            self._on_lost(kind, waiting.symbol, count)
+        if count & (count - 1) == 0:  # 1, 2, 4, 8 …: a slow caller must not be slowed by the log
+            self._log.warning("caller too slow, trades lost", symbol=waiting.symbol, lost=count)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def connect(
+    exchange: str,
+    *,
+    channels: Sequence[str] = ("bbo", "trade"),
+    lines: int = 1,
+    endpoints: Mapping[str, str | Sequence[str]] | None = None,
+    headers: Mapping[str, str | Secret] | None = None,
+    max_pending: int = 65_536,
+    on_lost: Callable[[Kind, str, int], object] | None = None,
+    feed: str = "auto",
+    trades_channel: str = "trades",
+    stall_timeout_sec: float = 10.0,
+    transport: str = "auto",
+    metadata: str = "auto",
+    ca_file: str = "",
+    clock: Clock | None = None,
+    **products: Sequence[str],
+) -> Connection:
+    """Market data of one exchange, as an async context manager that is an async iterator.
+
+    exchange: `binance`, `okx`, `bitget`, `bybit`, or one that a plug-in brings. Products are
+    keywords with lists of symbols: binance `spot` `ubase` `cbase`; okx `spot` `swap`; bybit `spot`
+    `linear` `inverse`; bitget `spot` `futures` `usdc_futures` `coin_futures`. channels: `bbo`,
+    `trade`, `aggtrade`, `depth5`. lines: redundant connections per stream. endpoints and headers
+    as in the configuration. The iterator gives `Bookticker`, `Trade`, `AggTrade` and `Depth5`
+    records; see `Connection` for what happens when the caller is too slow.
+
+    Raises ConfigError for an unknown exchange, product or channel, at once; SymbolError and K4Error
+    when it is entered.
+    """
+    value = find(exchange)
+    problems = [
+        Problem(f"channels[{i}]", f"unknown channel {name!r}, known: {', '.join(KIND_BY_LABEL)}")
+        for i, name in enumerate(channels)
+        if name not in KIND_BY_LABEL
+    ]
+    known = {product.name: product for product in value.products}
+    for name, symbols in products.items():
+        if name not in known:
+            problems.append(Problem(name, f"{exchange} has {', '.join(known)}"))
+        elif isinstance(symbols, str) or not symbols:
+            problems.append(Problem(name, "needs a list of symbols"))
+    if not products:
+        problems.append(Problem("", f"name a product: {', '.join(known)}"))
+    if not problems:
+        problems = _wanted(known, products, channels)
+    if problems:
+        raise ConfigError(problems)
+    kinds = [KIND_BY_LABEL[name] for name in channels]
+    config = ConnectionConfig(
+        exchange=exchange,
+        path="",
+        products=tuple(
+            ProductConfig(
+                name=name,
+                symbols=tuple(symbols),
+                lines=lines,
+                kinds=tuple(kind for kind in sorted(kinds) if kind in known[name].kinds),
+                headers=headers or {},
+                feed=feed,
+                trades_channel=trades_channel,
+                path=name,
+            )
+            for name, symbols in products.items()
+        ),
+        endpoints={
+            key: (url,) if isinstance(url, str) else tuple(url)
+            for key, url in (endpoints or {}).items()
+        },
+        stall_timeout_sec=stall_timeout_sec,
+        transport=transport,
+        metadata=metadata,
+        ca_file=ca_file,
+    )
+    limits = value.limits
+    return Connection(
+        value,
+        config,
+        max_pending=max_pending,
+        on_lost=on_lost,
+        clock=clock or SystemClock(),
+        transport=None,
+        budget=LocalBudget(limits.connect_attempts, limits.connect_period),
+        rng=random.Random(),
+    )
+
+
+def _wanted(
+    known: Mapping[str, Any], products: Mapping[str, Sequence[str]], channels: Sequence[str]
+) -> list[Problem]:
+    """A channel that none of the named products delivers is an error, not silence."""
+    return [
+        Problem(f"channels[{i}]", f"none of {', '.join(products)} delivers {name}")
+        for i, name in enumerate(channels)
+        if not any(KIND_BY_LABEL[name] in known[product].kinds for product in products)
+    ]

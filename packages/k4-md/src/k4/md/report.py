@@ -1,0 +1,223 @@
+"""What the user sees of lines and streams: rows in the shared counters, and the receipt at the end.
+
+Figures are gathered by timer from plain integers; nothing here is called per message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from k4.core.clock import Clock
+from k4.core.counters import Counters, Row
+from k4.core.link import LinkState
+from k4.md.line import Line
+from k4.md.slots import Slot
+from k4.md.stream import Stream, totals
+
+if TYPE_CHECKING:
+    from k4.md.engine import Group
+
+STREAM_FIELDS = (
+    "published",
+    "duplicates",
+    "stale",
+    "gaps",
+    "lost",
+    "resets",
+    "suspected_gaps",
+    "suspected_lost",
+    "healed",
+    "too_late",
+    "messages",
+    "dropped",
+    "missed",
+    "alone",
+    "reconnects",
+    "faults",
+    "lines_up",
+    "lines",
+    "rotations",
+    "abandoned",
+    "stalls",
+    "unproven",
+    "resubscribed",
+    "notices",
+    "refused",
+    "broken",
+    "fallbacks",
+)
+LINE_FIELDS = (
+    "state",
+    "messages",
+    "wins",
+    "missed",
+    "reconnects",
+    "age_s",
+    "lag_us.p50",
+    "lag_us.p99",
+    "duplicates",
+    "stale",
+    "alone",
+    "dropped",
+    "wait_us.mean",
+    "wait_us.p50",
+    "wait_us.p99",
+)
+STATES = tuple(state.value for state in LinkState)
+"""`state` of a line row is a position in this."""
+
+
+def stream_figures(group: Group, stream: Stream) -> dict[str, int]:
+    """All figures of one stream. Gaps belong to the first stream that carries the slot."""
+    figures = dict(stream.gone)
+    lines = list(stream.lines)
+    if stream.succession is not None:
+        lines.append(stream.succession.new)
+    for line in lines:
+        for name, value in totals(line).items():
+            figures[name] = figures.get(name, 0) + value
+    figures.update(stream.counts)
+    figures["lines_up"] = stream.lines_up
+    figures["lines"] = stream.feed.lines
+    for slot in _own_slots(group, stream):
+        kind = "suspected_" if slot.suspected else ""
+        if slot.gaps is not None:
+            _add(figures, f"{kind}gaps", slot.gaps.runs)
+            _add(figures, f"{kind}lost", slot.gaps.lost)
+            _add(figures, "healed", slot.gaps.healed)
+        _add(figures, "resets", slot.resets)
+        _add(figures, "too_late", slot.too_late)
+    return {name: figures.get(name, 0) for name in STREAM_FIELDS}
+
+
+def _add(figures: dict[str, int], name: str, value: int) -> None:
+    figures[name] = figures.get(name, 0) + value
+
+
+def _own_slots(group: Group, stream: Stream) -> list[Slot]:
+    earlier = {
+        channel.slot
+        for other in group.streams[: group.streams.index(stream)]
+        for channel in other.feed.channels
+    }
+    return [
+        slot
+        for channel in stream.feed.channels
+        if channel.slot not in earlier and (slot := group.arbiter.slots[channel.slot]) is not None
+    ]
+
+
+class Delays(msgspec.Struct, frozen=True):
+    """What takes long to gather of a line: its lag and its wait, in µs."""
+
+    lag_p50: int = 0
+    lag_p99: int = 0
+    wait_mean: int = 0
+    wait_p50: int = 0
+    wait_p99: int = 0
+
+    @classmethod
+    def of(cls, line: Line) -> Delays:
+        lag, wait = line.port.lag.summary(), line.port.wait.summary()
+        figures = (lag.p50, lag.p99, wait.mean, wait.p50, wait.p99)
+        return cls(*(int(figure // 1000) for figure in figures))
+
+
+def line_figures(line: Line, delays: Delays, now: float) -> tuple[int, ...]:
+    """One line's row, in the order of LINE_FIELDS."""
+    port = line.port
+    return (
+        STATES.index(line.link.state.value),
+        line.messages,
+        port.wins,
+        port.missed,
+        line.reconnects,
+        int(now - line.born),
+        delays.lag_p50,
+        delays.lag_p99,
+        port.duplicates,
+        port.stale,
+        port.alone,
+        sum(port.drops.values()),
+        delays.wait_mean,
+        delays.wait_p50,
+        delays.wait_p99,
+    )
+
+
+class Reporter:
+    """Keeps the rows of the shared counters in step with streams and lines as they come and go."""
+
+    def __init__(self, counters: Counters, clock: Clock) -> None:
+        self._counters = counters
+        self._clock = clock
+        self._streams: dict[str, Row] = {}
+        self._lines: dict[Line, Row] = {}
+        self._delays: dict[Line, Delays] = {}
+
+    def flush(self, groups: Sequence[Group]) -> None:
+        """Write all figures.
+
+        Percentiles are renewed for one line a time: hundreds of microseconds each, they would
+        otherwise hold up the messages of that moment.
+        """
+        now = self._clock.monotonic()
+        serving: set[Line] = set()
+        for group in groups:
+            for stream in group.streams:
+                name = stream.feed.name
+                if name not in self._streams:
+                    self._streams[name] = self._counters.row(
+                        "stream", {"name": name}, STREAM_FIELDS
+                    )
+                self._streams[name].write(list(stream_figures(group, stream).values()))
+                for line in stream.lines:
+                    serving.add(line)
+                    if line not in self._lines:
+                        self._lines[line] = self._counters.row(
+                            "line", {"stream": name, "id": str(line.id)}, LINE_FIELDS
+                        )
+                        self._delays[line] = Delays()
+                    self._lines[line].write(line_figures(line, self._delays[line], now))
+        for line in list(self._lines):
+            if line not in serving:
+                self._lines.pop(line).release()
+                del self._delays[line]
+        if self._delays:
+            line = next(iter(self._delays))
+            del self._delays[line]
+            self._delays[line] = Delays.of(line)  # now the last in the order
+
+    def release(self) -> None:
+        """Give all rows back."""
+        for row in (*self._streams.values(), *self._lines.values()):
+            row.release()
+        self._streams.clear()
+        self._lines.clear()
+
+
+def receipt(group: Group, stream: Stream) -> dict[str, Any]:
+    """One stream's figures as a JSON object, with every line that served at the end."""
+    figures: dict[str, Any] = {"type": "stream", "name": stream.feed.name}
+    figures |= stream_figures(group, stream)
+    figures["ids"] = sorted({channel.ids.value for channel in stream.feed.channels})
+    figures["redundancy"] = [_dividend(line) for line in stream.lines]
+    return figures
+
+
+def _dividend(line: Line) -> dict[str, Any]:
+    """What this line contributed: its share of wins, how long the second copy took, what only it
+    brought.
+    """
+    port = line.port
+    delays = Delays.of(line)
+    return {
+        "line": line.id,
+        "wins": port.wins,
+        "alone": port.alone,
+        "lag_us": {"p50": delays.lag_p50, "p99": delays.lag_p99},
+        "wait_us": {"mean": delays.wait_mean, "p50": delays.wait_p50, "p99": delays.wait_p99},
+    }

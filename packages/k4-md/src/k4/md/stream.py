@@ -1,0 +1,395 @@
+"""The lines of one feed: start them, replace the silent, the old and the slow, without a hole.
+
+A replacement is made before the old line is broken: the successor connects, and the old line closes
+only when the successor has delivered, for every (kind, symbol) that the old one delivered since the
+successor's ack, an id not older than the old one's. Silent pairs do not count.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from k4.core.clock import Clock
+from k4.core.enums import Kind
+from k4.core.limits import Keepalive
+from k4.core.link import Link
+from k4.core.liveness import Duty, Silence, Watch
+from k4.core.log import get_logger
+from k4.core.retry import Budget
+from k4.core.rotation import slowest
+from k4.core.transport import Closed, Dial, Transport
+from k4.md.arbiter import Arbiter
+from k4.md.feed import Ack, Broken, Channel, Control, Feed, Notice, Refused
+from k4.md.line import Line
+
+REFUSED = (400, 401, 403, 404)  # handshake answers that time does not mend
+
+
+class Settings:
+    """What a connection's configuration says about its lines. Times in seconds; 0 turns off."""
+
+    def __init__(
+        self,
+        *,
+        stall_timeout: float = 10.0,
+        rotate_every: float = 0.0,
+        rotate_after: int = 0,
+        ping_interval: float | None = None,
+    ) -> None:
+        self.stall_timeout = stall_timeout
+        self.rotate_every = rotate_every
+        self.rotate_after = rotate_after
+        self.ping_interval = ping_interval
+
+
+class Succession:
+    """A replacement under way."""
+
+    def __init__(self, old: Line, new: Line, reason: str, began: float) -> None:
+        self.old = old
+        self.new = new
+        self.reason = reason
+        self.began = began
+        self.target: dict[int, int] | None = None
+
+
+class Stream:
+    """One feed with its N lines.
+
+    counts: rotations, abandoned, stalls, unproven, resubscribed, notices, refused, broken,
+    fallbacks.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        arbiter: Arbiter,
+        dials: Callable[[Feed], Sequence[Dial]],
+        *,
+        settings: Settings,
+        transport: Transport,
+        clock: Clock,
+        budget: Budget,
+        rng: random.Random,
+    ) -> None:
+        self.feed = feed
+        self.arbiter = arbiter
+        self.lines: list[Line] = []
+        self.gone: dict[str, int] = {}  # totals of lines that are no more
+        self.counts = dict.fromkeys(
+            (
+                "rotations",
+                "abandoned",
+                "stalls",
+                "unproven",
+                "resubscribed",
+                "notices",
+                "refused",
+                "broken",
+                "fallbacks",
+            ),
+            0,
+        )
+        self.refusals: dict[str, str] = {}  # topic to the venue's words
+        self.succession: Succession | None = None
+        self.log = get_logger("k4.md.stream").bind(stream=feed.name)
+        self._dials = dials
+        self._settings = settings
+        self._transport = transport
+        self._clock = clock
+        self._budget = budget
+        self._rng = rng
+        self._next_id = 0
+        self._rotated = 0.0
+        self._messages = 0
+        self._slots = [channel.slot for channel in feed.channels]
+        self._duties = duties(feed.channels)
+        self._stopped = False
+
+    # Life
+
+    def start(self) -> None:
+        """Open all lines."""
+        self._rotated = self._clock.monotonic()
+        for _ in range(self.feed.lines):
+            self.lines.append(self._open())
+
+    def stop(self) -> None:
+        """Close all lines in order; they are gone when each link has stopped."""
+        self._stopped = True
+        if self.succession is not None:
+            self._give_up(self.succession)
+        for line in self.lines:
+            line.link.stop()
+
+    @property
+    def stopped(self) -> bool:
+        return all(line.link.state.value == "stopped" for line in self.lines)
+
+    def live(self, line: Line) -> bool:
+        """Whether a line is subscribed and not known to be silent (promise P4)."""
+        return line.up and not self._silent(line)
+
+    def _silent(self, line: Line) -> bool:
+        succession = self.succession
+        return succession is not None and succession.old is line and succession.reason == "stall"
+
+    @property
+    def lines_up(self) -> int:
+        return sum(self.live(line) for line in self.lines)
+
+    def _open(self, heir_of: Line | None = None) -> Line:
+        id = self._next_id
+        self._next_id += 1
+        feed = self.feed
+        watch = Watch(self._duties, int(self._settings.stall_timeout * 1e9))
+        if heir_of is not None:
+            watch.adopt(heir_of.watch)
+        line = Line(id, feed, self.arbiter, self, watch, heir_of)
+        line.born = self._clock.monotonic()
+        if feed.limits.max_life:
+            # Ages are staggered, so that the venue's cut never takes two lines at once.
+            line.life = feed.limits.max_life * (0.95 - 0.3 * self._rng.random())
+        dials = self._dials(feed)
+        turn = id % len(dials)
+        line.link = Link(
+            name=f"{feed.name}#{id}",
+            dials=(*dials[turn:], *dials[:turn]),
+            transport=self._transport,
+            clock=self._clock,
+            budget=self._budget,
+            hello=feed.hello,
+            acks=feed.acks,
+            limits=feed.limits,
+            keepalive=self._keepalive(),
+            owner=line,
+            rng=self._rng,
+        )
+        line.link.start()
+        return line
+
+    def _keepalive(self) -> Keepalive | None:
+        keepalive, interval = self.feed.keepalive, self._settings.ping_interval
+        if keepalive is None or interval is None:
+            return keepalive
+        return Keepalive(min(interval, keepalive.interval), keepalive.text, keepalive.idle_only)
+
+    def _close(self, line: Line) -> None:
+        """A line is gone for good: keep its totals."""
+        line.link.stop()
+        port = line.port
+        port.serving_ns = 0
+        self.arbiter.close(port)
+        for name, value in totals(line).items():
+            self.gone[name] = self.gone.get(name, 0) + value
+
+    # The lines' owner
+
+    def line_up(self, line: Line, /) -> None:
+        now_ns = self._clock.time_ns()
+        line.acked_ns = line.port.serving_ns = now_ns
+        line.watch.begin(now_ns)
+        self.log.info("line up", line=line.id, remote=line.link.remote)
+
+    def line_down(self, line: Line, how: Closed, retry_in: float, /) -> None:
+        if self._stopped:
+            return
+        self.log.warning(
+            "line down", line=line.id, code=how.code, reason=how.reason, retry_in=round(retry_in, 3)
+        )
+        if how.status in REFUSED and self.feed.fallback is not None:
+            self._fall_back(how)
+
+    def line_says(self, line: Line, event: Control, /) -> None:
+        if isinstance(event, Ack):
+            line.link.acked()
+        elif isinstance(event, Refused):
+            self.counts["refused"] += 1
+            what = event.topic or event.request
+            if self.refusals.get(what) != event.text:
+                self.refusals[what] = event.text
+                self.log.error("refused", topic=what, code=event.code, text=event.text)
+            line.link.acked()
+        elif isinstance(event, Notice):
+            self.counts["notices"] += 1
+            self.log.warning("venue will close the line", line=line.id, text=event.text)
+            self.replace(line, "notice")
+        elif isinstance(event, Broken):
+            self.counts["broken"] += 1
+            self._resubscribe(line, [c for c in self.feed.channels if c.slot == event.slot])
+
+    def _fall_back(self, how: Closed) -> None:
+        fallback = self.feed.fallback
+        if fallback is None:
+            return
+        self.log.error(
+            "handshake refused, falling back",
+            status=how.status,
+            reason=how.reason,
+            to=fallback.name,
+        )
+        self.counts["fallbacks"] += 1
+        for line in list(self.lines):
+            self._close(line)
+        if self.succession is not None:
+            self._close(self.succession.new)
+            self.succession = None
+        self.lines.clear()
+        self.feed = fallback
+        self._slots = [channel.slot for channel in fallback.channels]
+        self._duties = duties(fallback.channels)
+        self.start()
+
+    def _resubscribe(self, line: Line, channels: Sequence[Channel]) -> None:
+        for op in ("unsubscribe", "subscribe"):
+            for request in self.feed.requests(op, channels):
+                line.link.send(request)
+
+    # Replacement
+
+    def replace(self, line: Line, reason: str) -> bool:
+        """Make a successor of `line`. One at a time; False where one is already being made."""
+        if self.succession is not None or self._stopped or line not in self.lines:
+            return False
+        new = self._open(heir_of=line)
+        self.succession = Succession(line, new, reason, self._clock.monotonic())
+        self.log.info("replacing line", line=line.id, by=new.id, reason=reason)
+        return True
+
+    def tick(self, now_ns: int) -> None:
+        """Judge all lines; called a few times a second."""
+        if self._stopped:
+            return
+        if self.succession is not None:
+            self._succeed(self.succession)
+        now = self._clock.monotonic()
+        for line in list(self.lines):
+            if line.up:
+                self._judge(line, now_ns)
+            if line.life and now - line.born > line.life and line.up:
+                self.replace(line, "age")
+        self._rotate(now)
+
+    def _succeed(self, succession: Succession) -> None:
+        old, new = succession.old, succession.new
+        if succession.target is not None and all(
+            new.port.own[slot] >= id for slot, id in succession.target.items()
+        ):
+            self._take_over(succession)
+            return
+        if new.up and succession.target is None:
+            seen, own = old.port.seen, old.port.own
+            succession.target = (
+                {slot: own[slot] for slot in self._slots if seen[slot] > new.acked_ns}
+                if old.up
+                else {}
+            )
+        if self._clock.monotonic() - succession.began > self.feed.limits.rotation_deadline:
+            self.counts["abandoned"] += 1
+            self.log.warning("replacement abandoned", line=old.id, by=new.id)
+            self._give_up(succession)
+
+    def _give_up(self, succession: Succession) -> None:
+        self.succession = None
+        self._close(succession.new)
+
+    def _take_over(self, succession: Succession) -> None:
+        self.succession = None
+        old, new = succession.old, succession.new
+        overlap = self._clock.time_ns() - new.acked_ns
+        self.lines[self.lines.index(old)] = new
+        self._close(old)
+        self.counts["rotations"] += 1
+        self.log.info(
+            "line replaced",
+            line=old.id,
+            by=new.id,
+            reason=succession.reason,
+            overlap_ms=overlap // 1_000_000,
+            pairs=len(succession.target or ()),
+            lost=0,
+        )
+
+    def _judge(self, line: Line, now_ns: int) -> None:
+        arbiter, stall = self.arbiter, self._settings.stall_timeout
+        if now_ns - max(line.port.now, line.link.last_control_ns, line.acked_ns) > stall * 0.4e9:
+            line.link.ping_probe(stall * 0.4)
+        slots = [state for slot in self._slots if (state := arbiter.slots[slot]) is not None]
+        findings = line.watch.look(
+            now_ns,
+            [line.port.seen[slot] for slot in self._slots],
+            [slot.advance_ns for slot in slots],
+            [slot.lane.next for slot in slots],
+        )
+        quiet: list[Channel] = []
+        for finding in findings:
+            channel = self.feed.channels[finding.channel]
+            if channel.topic in self.refusals:
+                continue
+            if finding.silence is Silence.RESUBSCRIBE:
+                quiet.append(channel)
+            elif finding.silence is Silence.UNPROVEN:
+                if self.replace(line, "unproven"):
+                    self.counts["unproven"] += 1
+            elif self.replace(line, "stall"):
+                self.counts["stalls"] += 1
+                self.log.warning(
+                    "line is silent", line=line.id, topic=channel.topic, why=finding.silence.value
+                )
+        if quiet:
+            self.counts["resubscribed"] += len(quiet)
+            self._resubscribe(line, quiet)
+
+    def _rotate(self, now: float) -> None:
+        every, after = self._settings.rotate_every, self._settings.rotate_after
+        if len(self.lines) < 2 or self.succession is not None:
+            return
+        messages = sum(line.messages for line in self.lines)
+        due = (every and now - self._rotated >= every) or (
+            after and abs(messages - self._messages) >= after * len(self.lines)
+        )
+        if not due or not all(line.up for line in self.lines):
+            return
+        self._rotated, self._messages = now, messages
+        worst = slowest([line.sample() for line in self.lines])
+        for line in self.lines:
+            line.mark()
+        if worst is not None:
+            self.replace(self.lines[worst], "slow")
+
+
+def duties(channels: Sequence[Channel]) -> list[Duty]:
+    """What each channel owes, and which others prove that it should have moved: a trade moves the
+    quote and the book, and trades and aggregated trades come together.
+    """
+    position = {channel.slot: i for i, channel in enumerate(channels)}
+    found = []
+    for channel in channels:
+        trades = [(channel.slot & ~3) | kind for kind in (Kind.TRADE, Kind.AGGTRADE)]
+        found.append(
+            Duty(
+                channel.owes_snapshot,
+                int(channel.repeats * 1e9),
+                tuple(position[s] for s in trades if s in position and s != channel.slot),
+            )
+        )
+    return found
+
+
+def totals(line: Line) -> dict[str, int]:
+    """What a line adds to its stream's figures."""
+    port = line.port
+    figures: dict[str, Any] = {
+        "messages": line.messages,
+        "published": port.wins,
+        "duplicates": port.duplicates,
+        "stale": port.stale,
+        "missed": port.missed,
+        "alone": port.alone,
+        "reconnects": line.reconnects,
+        "dropped": sum(port.drops.values()),
+        "faults": line.link.faults,
+    }
+    return figures
