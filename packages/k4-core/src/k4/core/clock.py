@@ -37,11 +37,9 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clocks and the running event loop's timers."""
 
-    def time_ns(self) -> int:
-        return time.time_ns()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
+    # The functions themselves: a method around them costs every message 40 ns.
+    time_ns = staticmethod(time.time_ns)
+    monotonic = staticmethod(time.monotonic)
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: object) -> Timer:
         return asyncio.get_running_loop().call_later(delay, callback, *args)
