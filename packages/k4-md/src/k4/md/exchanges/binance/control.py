@@ -53,7 +53,7 @@ def control_of(envelope: Envelope) -> Control | None:
         return Refused(str(envelope.code), envelope.msg, request=request)
     if bytes(envelope.result):
         return Ack(request=request)
-    if envelope.e == SHUTDOWN:
+    if envelope.e == SHUTDOWN or envelope.stream == f"!{SHUTDOWN}":
         return Notice(SHUTDOWN)
     return None
 

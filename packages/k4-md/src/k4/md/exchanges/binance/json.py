@@ -24,13 +24,12 @@ import msgspec
 
 from k4.core.enums import Kind
 from k4.md.exchanges.binance.control import (
-    SHUTDOWN,
     UNREADABLE,
     Envelope,
     control_of,
     read_envelope,
 )
-from k4.md.feed import Channel, Notice, Sink
+from k4.md.feed import Channel, Sink
 
 MICROSECONDS_FROM = 100_000_000_000_000
 """Times of 13 digits are milliseconds, those of 16 (`timeUnit=MICROSECOND`) microseconds."""
@@ -94,8 +93,15 @@ class Book(msgspec.Struct, gc=False):
     T: _Id = 0
 
 
-class SpotBook(Book, gc=False, rename={"u": "lastUpdateId", "b": "bids", "a": "asks"}):
-    """depth5 of spot."""
+class SpotBook(msgspec.Struct, gc=False):
+    """depth5 of spot: neither symbol nor time."""
+
+    u: _Id = msgspec.field(name="lastUpdateId")
+    b: _Levels = msgspec.field(name="bids")
+    a: _Levels = msgspec.field(name="asks")
+    s: str = ""
+    E: _Id = 0
+    T: _Id = 0
 
 
 class Combined(msgspec.Struct, Generic[_T], gc=False):
@@ -251,7 +257,7 @@ class Books:
         self._topics = dict(topics)
         self._slots = slots
         self._decode: Callable[[bytes], Named[Book] | Named[SpotBook]]
-        self._decode_raw: Callable[[bytes], Book]
+        self._decode_raw: Callable[[bytes], Book | SpotBook]
         if spot:
             self._decode, self._decode_raw = _combined_spot_book, _raw_spot_book
         else:
@@ -280,7 +286,7 @@ class Books:
             return
         self._give(stream, book, out)
 
-    def _give(self, stream: str, m: Book, out: Sink) -> None:
+    def _give(self, stream: str, m: Book | SpotBook, out: Sink) -> None:
         slot = self._topics.get(stream)
         if slot is None:
             out.drop("stream" if "@" not in stream else _why_not(stream))
@@ -304,7 +310,8 @@ def _why_not(stream: str) -> str:
 def reason_of(error: Exception) -> str:
     """The counter of a frame that does not decode: `price` where a figure is out of range."""
     text = str(error)
-    return "price" if "`float` >=" in text or "Number out of range" in text else "malformed"
+    figure = "`float` >=" in text or "`float` <=" in text or "Number out of range" in text
+    return "price" if figure else "malformed"
 
 
 def drop(frame: bytes, received_ns: int, out: Sink, error: Exception) -> None:
@@ -388,12 +395,11 @@ class JsonSession:
         except UNREADABLE as error:
             out.drop(reason_of(error))
             return
-        if inner.e == SHUTDOWN:
-            out.control(Notice(SHUTDOWN))
+        event = control_of(envelope)
+        if event is not None:
+            out.control(event)
         elif payload:
             self._payload(envelope.stream, payload, inner, received_ns, out)
-        elif (event := control_of(envelope)) is not None:
-            out.control(event)
         else:
             self._payload("", frame, inner, received_ns, out)
 
