@@ -44,6 +44,10 @@ LEVELS = {
 _METHOD_LEVELS = {**LEVELS, "warn": logging.WARNING, "exception": logging.ERROR}
 
 
+def _is_terminal() -> bool:
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
 class DailyFile:
     """Appends lines to `<stem>.<date>.log`, a new file every day (UTC).
 
@@ -272,10 +276,6 @@ def _drop_quiet(_: Any, method: str, event: Event) -> Event:
 
 def _as_argument(_: Any, __: str, event: Event) -> tuple[tuple[Event], dict[str, Any]]:
     return (event,), {}
-
-
-def _is_terminal() -> bool:
-    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
 
 
 def _stem(module_name: str, worker: str) -> str:
