@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import msgspec
 from aiohttp import web
 
-from k4.core.limits import Limits
+from k4.md.exchanges.binance.feeds import FUTURES_LIMITS, SPOT_LIMITS
 from k4.runner.sim.binance_feeds import COMBINED, MICROSECONDS, Desk, specs
 from k4.runner.sim.client import Client
 from k4.runner.sim.market import Instrument
@@ -31,8 +31,6 @@ from k4.runner.sim.venue import (
 )
 from k4.runner.sim.ws import Refusal, Request
 
-_SPOT = Limits(server_ping=20.0, pong_deadline=60.0, max_life=86_400.0)
-_FUTURES = Limits(messages=10, server_ping=180.0, pong_deadline=600.0, max_life=86_400.0)
 _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
 _DEFAULT = {
     "spot": ("BTCUSDT", "ETHUSDT"),
@@ -62,7 +60,12 @@ class BinanceSim:
         "ubase_market": Endpoint("ubase", "/market/stream"),
         "cbase": Endpoint("cbase", "/stream"),
     }
-    limits = {"spot": _SPOT, "spot_sbe": _SPOT, "ubase": _FUTURES, "cbase": _FUTURES}  # noqa: RUF012
+    limits = {  # noqa: RUF012
+        "spot": SPOT_LIMITS,
+        "spot_sbe": SPOT_LIMITS,
+        "ubase": FUTURES_LIMITS,
+        "cbase": FUTURES_LIMITS,
+    }
     close_codes = CloseCodes()
     data_is_life = False
 
@@ -103,7 +106,10 @@ class BinanceSim:
         client.form = form
         text = query.get("streams", "") if path == "/stream" else unquote(path[len("/ws/") :])
         for name in filter(None, text.split("/")):
-            self._subscribe(client, name)
+            if self._verdict(client, name) is Verdict.SERVE:
+                self._subscribe(client, name)
+            else:
+                client.topics[name] = None
 
     # -- control messages -------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from k4.core.enums import Kind
+from k4.core.errors import ConfigError, Problem
 from k4.runner.sim import ws
 from k4.runner.sim.ledger import SeriesKey
 from k4.runner.sim.market import (
@@ -44,7 +45,10 @@ _TRADES, _BEST, _DEPTH = 10000, 10001, 10002
 
 
 def specs(product: str, symbols: Sequence[str]) -> list[InstrumentSpec]:
-    """The instruments of a product, with figures like the venue's."""
+    """The instruments of a product, with figures like the venue's. Raises ConfigError."""
+    if product not in _SPECS:
+        text = f"Binance has no product {product!r} (there are: {', '.join(_SPECS)})"
+        raise ConfigError([Problem(f"venues.binance.products.{product}", text)])
     return [_SPECS[product](symbol) for symbol in symbols]
 
 
@@ -170,8 +174,8 @@ class Desk:
                 topic = self._topic(public, f"depth{levels}{suffix}", Kind.DEPTH5)
                 self._hub.every(seconds, _DepthChannel(self, topic, levels).send)
         if self._spot:
-            self._sbe_trades = self._topic("spot_sbe", "trade", Kind.TRADE)
-            self._sbe_best = self._topic("spot_sbe", "bestBidAsk", Kind.BOOKTICKER)
+            self._trades_binary = self._topic("spot_sbe", "trade", Kind.TRADE)
+            self._best_binary = self._topic("spot_sbe", "bestBidAsk", Kind.BOOKTICKER)
             topic = self._topic("spot_sbe", "depth20", Kind.DEPTH5)
             self._hub.every(0.05, _DepthChannel(self, topic, 20).send)
 
@@ -205,10 +209,10 @@ class Desk:
             write = self._spot_trade if self._spot else self._futures_trade
             for row, fill in zip(rows, event.fills, strict=True):
                 self._json(self._trades, partial(write, event, fill), row)
-        if self._spot and self._sbe_trades.audience:
-            frame = ws.encode(ws.BINARY, self._trades_sbe(event))
-            for clients in self._sbe_trades.audience.values():
-                self._hub.publish(self._sbe_trades, clients, frame, rows[0], len(rows))
+        if self._spot and self._trades_binary.audience:
+            frame = ws.encode(ws.BINARY, self.trades_sbe(event))
+            for clients in self._trades_binary.audience.values():
+                self._hub.publish(self._trades_binary, clients, frame, rows[0], len(rows))
         self._send_aggregates(event)
 
     def _send_aggregates(self, event: MarketEvent) -> None:
@@ -236,10 +240,10 @@ class Desk:
         if self._bbo.audience:
             write = self._spot_quote if self._spot else self._futures_quote
             self._json(self._bbo, partial(write, event, top), row)
-        if self._spot and self._sbe_best.audience:
-            frame = ws.encode(ws.BINARY, self._best_sbe(event, top))
-            for clients in self._sbe_best.audience.values():
-                self._hub.publish(self._sbe_best, clients, frame, row)
+        if self._spot and self._best_binary.audience:
+            frame = ws.encode(ws.BINARY, self.best_sbe(event, top))
+            for clients in self._best_binary.audience.values():
+                self._hub.publish(self._best_binary, clients, frame, row)
 
     def _json(self, topic: Topic, write: Callable[[Form], str], row: int) -> None:
         for form, clients in topic.audience.items():
@@ -335,7 +339,8 @@ class Desk:
         spec = self.instrument.spec
         return -spec.price_scale, -spec.size_scale
 
-    def _trades_sbe(self, event: MarketEvent) -> bytes:
+    def trades_sbe(self, event: MarketEvent) -> bytes:
+        """All fills of one taker order in one TradesStreamEvent."""
         maker = event.buyer_is_maker
         entries = [_TRADE_ENTRY.pack(f.id, f.price, f.size, maker) for f in event.fills]
         return b"".join(
@@ -348,7 +353,7 @@ class Desk:
             )
         )
 
-    def _best_sbe(self, event: MarketEvent, top: Top) -> bytes:
+    def best_sbe(self, event: MarketEvent, top: Top) -> bytes:
         head = _HEADER.pack(_BEST_ROOT.size, _BEST, 1, 0)
         root = _BEST_ROOT.pack(event.event_us, event.last_update, *self._exponents, *top)
         return head + root + self._tag

@@ -54,7 +54,6 @@ class Client(asyncio.Protocol):
         self.plain = True
         self.mute = False
         self.withholds_pongs = False
-        self.stalls: list[object] = []
         self.log: ConnectionLog | None = None
         self.pending: list[bytes] = []
         self.held: list[tuple[bytes, int, int]] = []  # reordered: frame, key, frames still to pass
@@ -140,6 +139,7 @@ class Client(asyncio.Protocol):
         answer: bytes | Refusal | None = self.server.admit(self)
         if answer is None:
             self.mute = True  # a fault: never answered
+            self._stop("handshake")
             return
         if isinstance(answer, Refusal):
             self.refuse(answer)
@@ -345,7 +345,7 @@ class Client(asyncio.Protocol):
             if log is not None:
                 log.ended = "closed by client"
                 log.close_code = int.from_bytes(payload[:2], "big") if len(payload) > 1 else 1005
-            self.flush()
+                self._forget_pending(log)
             self._write(ws.encode(ws.CLOSE, payload[:2]))
             self.state = State.CLOSING
             self.server.closing(self)

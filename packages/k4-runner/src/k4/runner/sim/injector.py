@@ -57,6 +57,20 @@ class _Active:
         return True
 
 
+class _Fate:
+    """What becomes of one frame. held: how many frames overtake it. lost: it does not go out."""
+
+    __slots__ = ("copies", "delay", "frame", "held", "lost", "ordered")
+
+    def __init__(self, frame: bytes) -> None:
+        self.frame = frame
+        self.copies = 1
+        self.delay = 0.0
+        self.ordered = True
+        self.held = 0
+        self.lost = False
+
+
 class Injector:
     """The faults of one venue."""
 
@@ -65,6 +79,7 @@ class Injector:
         self._seed = seed
         self._rules: list[_Active] = []
         self._per_frame: list[_Active] = []
+        self._stalls: dict[Client, list[_Active]] = {}
         for rule in rules:
             if rule.target.venue in ("", server.name):
                 self._add(rule)
@@ -92,6 +107,10 @@ class Injector:
                 timer.cancel()
             active.timers.clear()
 
+    def forget(self, client: Client) -> None:
+        """The connection is gone."""
+        self._stalls.pop(client, None)
+
     def inject(self, rule: Rule) -> int:
         """Commit one fault now; returns how many connections it concerns."""
         active = self._add(rule)
@@ -105,7 +124,7 @@ class Injector:
         """Decide anew which connections take the fast path."""
         quiet = not any(active.live for active in self._per_frame)
         for client in self._server.clients:
-            client.plain = quiet and not (client.stalls or client.lagging or client.held)
+            client.plain = quiet and not (self._stalls.get(client) or client.lagging or client.held)
 
     # -- the clock strikes ------------------------------------------------------------------------
 
@@ -193,71 +212,64 @@ class Injector:
 
     def pass_frame(self, client: Client, topic: Topic, frame: bytes, key: int) -> None:
         """What becomes of one data frame on one connection."""
-        if not client.takes_data():
+        if not client.takes_data() or self._stalled(client, topic):
             return
-        copies, delay, ordered, held = 1, 0.0, True, 0
+        fate = _Fate(frame)
         for active in self._per_frame:
             if not active.live or not self._concerns(active, client):
                 continue
             if not self._concerns_topic(active, topic.name, topic.product, topic.kind.label):
                 continue
-            if not active.strikes():
-                continue
-            rule = active.rule
-            if rule.scope is Scope.CONNECTION:
-                self._afflict(active, client, topic, key)
-                if not client.takes_data():
+            if active.strikes():
+                self._strike_frame(active, client, topic, key, fate)
+                if fate.lost:
                     return
-                continue
-            if rule.fault in ("delay", "jitter"):
-                delay += self._lateness(active)
-                ordered = ordered and bool(rule.parameters.get("ordered", True))
-                if client not in active.noted:
-                    active.noted.add(client)
-                    self._record(active, client, topic, key, "from this frame on")
-                continue
-            self._record(active, client, topic, key)
-            if rule.fault == "drop":
-                return
-            if rule.fault == "duplicate":
-                copies += int(rule.number("copies"))
-            elif rule.fault == "reorder":
-                held = int(rule.number("span"))
-                self._server.clock.call_later(rule.number("ms") / 1000, self._release_held, client)
-            elif rule.fault == "truncate":
-                self._truncated(client, rule, frame)
-                return
-            elif rule.fault == "fragment":
-                frame = _fragments(frame, max(2, int(rule.number("parts"))))
-        if self._stalled(client, topic):
+        self._deliver(client, key, fate)
+
+    def _strike_frame(
+        self, active: _Active, client: Client, topic: Topic, key: int, fate: _Fate
+    ) -> None:
+        rule = active.rule
+        if rule.scope is Scope.CONNECTION:
+            self._afflict(active, client, topic, key)
+            fate.lost = not client.takes_data() or self._stalled(client, topic)
             return
-        self._deliver(client, frame, key, copies, delay, ordered, held)
+        if rule.fault in ("delay", "jitter"):
+            fate.delay += self._lateness(active)
+            fate.ordered = fate.ordered and bool(rule.parameters.get("ordered", True))
+            if client not in active.noted:
+                active.noted.add(client)
+                self._record(active, client, topic, key, "from this frame on")
+            return
+        self._record(active, client, topic, key)
+        if rule.fault == "drop":
+            fate.lost = True
+        elif rule.fault == "truncate":
+            self._truncated(client, rule, fate.frame)
+            fate.lost = True
+        elif rule.fault == "duplicate":
+            fate.copies += int(rule.number("copies"))
+        elif rule.fault == "fragment":
+            fate.frame = _fragments(fate.frame, max(2, int(rule.number("parts"))))
+        elif rule.fault == "reorder":
+            fate.held = int(rule.number("span"))
+            self._server.clock.call_later(rule.number("ms") / 1000, self._release_held, client)
 
     def _stalled(self, client: Client, topic: Topic) -> bool:
         return any(
-            isinstance(active, _Active)
-            and self._concerns_topic(active, topic.name, topic.product, topic.kind.label)
-            for active in client.stalls
+            self._concerns_topic(active, topic.name, topic.product, topic.kind.label)
+            for active in self._stalls.get(client, ())
         )
 
-    def _deliver(
-        self,
-        client: Client,
-        frame: bytes,
-        key: int,
-        copies: int,
-        delay: float,
-        ordered: bool,
-        held: int,
-    ) -> None:
-        if held:
-            client.held.append((frame, key, held))
+    def _deliver(self, client: Client, key: int, fate: _Fate) -> None:
+        if fate.held:
+            client.held.append((fate.frame, key, fate.held))
             return
-        for _ in range(copies):
-            if delay or (client.lagging and ordered):
-                client.queue_later(delay, frame, key, ordered=ordered)
+        for _ in range(fate.copies):
+            if fate.delay or (client.lagging and fate.ordered):
+                client.queue_later(fate.delay, fate.frame, key, ordered=fate.ordered)
             else:
-                client.queue(frame, key)
+                client.queue(fate.frame, key)
         if client.held:
             waiting = [(late, name, left - 1) for late, name, left in client.held]
             client.held = [item for item in waiting if item[2] > 0]
@@ -298,7 +310,7 @@ class Injector:
         fault = rule.fault
         self._record(active, client, topic, key)
         if fault == "stall":
-            client.stalls.append(active)
+            self._stalls.setdefault(client, []).append(active)
             client.plain = False
             self._after(rule, self._unstall, client, active)
         elif fault == "half_open":
@@ -327,7 +339,9 @@ class Injector:
             self._server.clock.call_later(rule.duration, callback, *args)  # type: ignore[arg-type]
 
     def _unstall(self, client: Client, active: _Active) -> None:
-        client.stalls.remove(active)
+        stalls = self._stalls.get(client, [])
+        if active in stalls:
+            stalls.remove(active)
         self.refresh()
 
     def _announce(self, client: Client, grace: float) -> None:

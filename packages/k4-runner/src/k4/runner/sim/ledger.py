@@ -216,7 +216,7 @@ class ConnectionLog:
             "clean": self.clean,
             "pings": self.pings,
             "pongs": self.pongs,
-            "topics": [name for name, _ in self.topics],
+            "topics": list(dict.fromkeys(name for name, _ in self.topics)),
         }
 
 

@@ -140,11 +140,11 @@ class Instrument:
         return list(zip(self.ask_prices[:levels], self.ask_sizes[:levels], strict=True))
 
     def reset_ids(self) -> None:
-        """What a venue's restart does: every sequence begins again, far below where it was."""
+        """What a venue's restart does: every sequence goes on far below where it was."""
         self.generation += 1
-        fresh = self._random.randrange(1_000, 100_000)
-        self.ids = Ids(trade=fresh + 7, aggregate=fresh + 3)
-        self.last_update = fresh
+        share = 0.5 + 0.2 * self._roll()
+        self.last_update = int(self.last_update * share)
+        self.ids = Ids(int(self.ids.trade * share), int(self.ids.aggregate * share))
 
     def step(self, trade_share: float) -> MarketEvent:
         """Let one thing happen. trade_share: probability that it is a taker order."""
