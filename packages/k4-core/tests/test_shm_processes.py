@@ -45,6 +45,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # forking wants a single thread
         )
 
     def hear(self) -> dict[str, Any]:
@@ -174,15 +175,7 @@ int main(int argc, char **argv) {
 def peer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("c")
     (folder / "peer.c").write_text(C_PEER)
-    command: list[str | Path] = [
-        "gcc",
-        "-std=gnu11",
-        "-O2",
-        "-Wall",
-        "-o",
-        folder / "peer",
-        folder / "peer.c",
-    ]
+    gcc = ["gcc", "-std=gnu11", "-O2", "-Wall", "-o"]
     subprocess.run([*gcc, folder / "peer", folder / "peer.c"], check=True)
     return folder / "peer"
 
