@@ -225,12 +225,13 @@ class SharedBudget:
         limited = self._attempts > 0 and self._period > 0
         bucket = TokenBucket(self._attempts, self._period) if limited else None
         offset, paused = 0, 0.0
-        for offset in range(0, _ENTRY.size * _ENTRIES, _ENTRY.size):
+        last = _ENTRY.size * (_ENTRIES - 1)
+        for offset in range(0, last + 1, _ENTRY.size):
             found, tokens, updated, paused = _ENTRY.unpack_from(self._table, offset)
             if found == _FREE:
                 paused = 0.0
                 break
-            if found == key:
+            if found == key or offset == last:
                 if bucket is not None:
                     # Another process may have read the clock a little later than this one.
                     sound = 0.0 <= tokens <= bucket.capacity and updated <= now + _FUTURE
