@@ -140,21 +140,25 @@ def fresh(
 
 def admits(port: Port, s: Slot, id: int, us: int) -> bool:
     """Whether a message belongs to the slot's generation (asked only after a reset)."""
-    if us and s.floor_us:
-        if us != s.floor_us:
-            return us > s.floor_us
-        # Trades of the reset's own millisecond are new ones if their ids continue it.
-        return s.kind in TRADES and s.opened_with < id < min(s.opened_with + WINDOW_IDS, s.previous)
     slot = s.slot
-    if port.generation[slot] == s.generation:
+    if us and s.floor_us:
+        # Trades of the reset's own millisecond are new ones if their ids continue it.
+        belongs = us > s.floor_us or (
+            us == s.floor_us
+            and s.kind in TRADES
+            and s.opened_with < id < min(s.opened_with + WINDOW_IDS, s.previous)
+        )
+    elif port.generation[slot] == s.generation:
         return True
-    own = port.own[slot]
-    nearer = id <= s.last or id - s.last < s.previous - id  # to this generation's ids
-    belongs = id < own if own >= 0 else nearer
-    if belongs or id == s.last or (s.recent is not None and id in s.recent):
+    else:
+        own = port.own[slot]
+        nearer = id <= s.last or id - s.last < s.previous - id  # to this generation's ids
+        belongs = id < own if own >= 0 else nearer
+        belongs = belongs or id == s.last or (s.recent is not None and id in s.recent)
+    if belongs and port.generation[slot] != s.generation:
         port.generation[slot] = s.generation
-        return True
-    return False
+        port.own[slot] = -1  # that its ids dropped is no proof of yet another reset
+    return belongs
 
 
 def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> bool:

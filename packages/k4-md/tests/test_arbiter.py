@@ -1,0 +1,425 @@
+"""Arbitration over N lines: first copy wins, the union of trades, gaps, resets that never wedge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from k4.core import layout
+from k4.core.enums import Kind
+from k4.core.limits import Limits
+from k4.core.records import Bookticker, Depth5, Record, Trade
+from k4.core.ring import RingWriter
+from k4.md.arbiter import Arbiter, Port
+from k4.md.feed import Channel, Ids, Reset
+
+SECOND = 1_000_000_000
+MS = 1_000_000
+START = 1_790_000_000 * SECOND
+
+
+@dataclass
+class Bench:
+    """One slot of one kind, fed by ports, on a clock that the test moves."""
+
+    kind: Kind
+    ids: Ids
+    reset: Reset = Reset.SILENCE
+    lines: int = 2
+    size: int = 4096
+    now: int = START
+    resets: int = 0
+    ports: list[Port] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.ring = RingWriter.in_memory(self.kind, ["BTCUSDT"], self.size)
+        self.arbiter = self.made()
+
+    def made(self) -> Arbiter:
+        channel = Channel(
+            slot=self.kind,
+            kind=self.kind,
+            symbol="BTCUSDT",
+            topic="t",
+            ids=self.ids,
+            reset=self.reset,
+        )
+        arbiter = Arbiter(
+            product_type=0,
+            symbols=["BTCUSDT"],
+            channels=[channel],
+            rings={self.kind: self.ring},
+            limits=Limits(),
+            shared=self.lines > 1,
+            now_ns=self.now,
+            on_reset=lambda slot: setattr(self, "resets", self.resets + 1),
+        )
+        self.ports = [arbiter.port(f"line{i}", lambda event: None) for i in range(self.lines)]
+        for port in self.ports:
+            port.serving_ns = self.now
+        return arbiter
+
+    def restart(self) -> None:
+        """A new process attaches to the same store."""
+        self.ring = RingWriter(self.ring.buffer, self.kind)
+        self.arbiter = self.made()
+
+    def quote(self, line: int, id: int, us: int = 0, price: float = 0.0) -> None:
+        port = self.ports[line]
+        port.now = self.now
+        port.bbo(Kind.BOOKTICKER, id, us, us, price or float(id), 1.0, id + 1.0, 1.0, 0, 0)
+
+    def trade(self, line: int, id: int, us: int = 0, first: int = -1, key: object = None) -> None:
+        port = self.ports[line]
+        port.now = self.now
+        first = id if first < 0 else first
+        port.trade(Kind.TRADE, id, first, us, us, float(id), 1.0, False, key)
+
+    def book(self, line: int, id: int, *levels: tuple[float, float], us: int = 0) -> None:
+        port = self.ports[line]
+        port.now = self.now
+        port.depth(Kind.DEPTH5, id, us, us, levels, levels[:1])
+
+    def wait(self, seconds: float) -> None:
+        """Time passes, and the arbiter is looked after as the engine does."""
+        for _ in range(round(seconds * 10)):
+            self.now += SECOND // 10
+            self.arbiter.tick(self.now)
+
+    def records(self) -> list[Record]:
+        lane = self.ring.lanes[0]
+        assert lane.next <= lane.size, "the ring is too small for this test"
+        unpack = layout.LAYOUTS[self.kind].unpack
+        return [unpack(self.ring.buffer, lane.base + i * lane.stride) for i in range(lane.next)]
+
+    def published(self) -> list[int]:
+        found = []
+        for record in self.records():
+            assert isinstance(record, Bookticker | Trade | Depth5)
+            found.append(record.trade_id if isinstance(record, Trade) else record.update_id)
+        return found
+
+
+def quotes(**options: object) -> Bench:
+    return Bench(Kind.BOOKTICKER, Ids.NEWEST, **options)  # type: ignore[arg-type]
+
+
+def trades(ids: Ids = Ids.CONSECUTIVE, **options: object) -> Bench:
+    return Bench(Kind.TRADE, ids, **options)  # type: ignore[arg-type]
+
+
+# P1, P3: quotes
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 40)), max_size=120))
+def test_quotes_are_the_newest_of_any_interleaving(arrivals: list[tuple[int, int]]) -> None:
+    """Each line keeps the venue's order; between lines anything goes."""
+    bench = quotes(lines=4)
+    own = [0] * 4
+    expected: list[int] = []
+    for line, step in arrivals:
+        own[line] += step
+        bench.quote(line, own[line])
+        if not expected or own[line] > expected[-1]:
+            expected.append(own[line])
+    assert bench.published() == expected
+    assert bench.resets == 0
+
+
+def test_counts_tell_copies_from_old_news() -> None:
+    bench = quotes()
+    for id in (1, 2, 3):
+        bench.quote(0, id)
+    bench.quote(1, 3)
+    bench.quote(1, 3)
+    bench.ports[1].own[Kind.BOOKTICKER] = -1
+    bench.arbiter.slots[0].recent.pop(2)  # type: ignore[union-attr]
+    bench.quote(1, 2)
+    first, second = bench.ports
+    assert (first.wins, first.duplicates, first.stale) == (3, 0, 0)
+    assert (second.wins, second.duplicates, second.stale) == (0, 2, 1)
+
+
+def test_lag_wait_and_what_only_one_line_brought() -> None:
+    bench = quotes(lines=3)
+    bench.quote(0, 1)
+    bench.now += 5 * MS
+    bench.quote(1, 1)
+    bench.now += 5 * MS
+    bench.quote(2, 1)
+    bench.quote(0, 2)
+    bench.wait(40.0)
+    first, second, third = bench.ports
+    assert (first.wait.count, first.alone) == (1, 1)
+    assert first.wait.percentile(50) == pytest.approx(5 * MS, abs=10_000)
+    assert second.lag.percentile(50) == pytest.approx(5 * MS, abs=10_000)
+    assert third.lag.percentile(50) == pytest.approx(10 * MS, abs=10_000)
+    assert (second.missed, third.missed) == (1, 1)
+
+
+# Books
+
+
+def test_a_book_is_published_when_its_top_changed() -> None:
+    bench = Bench(Kind.DEPTH5, Ids.NEWEST)
+    bench.book(0, 1, (10.0, 1.0), (9.0, 2.0))
+    bench.book(0, 2, (10.0, 1.0), (9.0, 2.0))
+    bench.book(1, 3, (10.0, 1.0), (9.0, 2.5))
+    bench.book(1, 2, (11.0, 1.0))
+    assert bench.published() == [1, 3]
+    newest = bench.records()[-1]
+    assert isinstance(newest, Depth5)
+    assert newest.bid_prices == (10.0, 9.0, 0.0, 0.0, 0.0)
+    assert newest.bid_vols == (1.0, 2.5, 0.0, 0.0, 0.0)
+    assert (newest.bid_level, newest.ask_level) == (2, 1)
+
+
+def test_an_empty_book_is_zeros() -> None:
+    bench = Bench(Kind.DEPTH5, Ids.NEWEST)
+    bench.book(0, 1, (10.0, 1.0))
+    bench.book(0, 2)
+    newest = bench.records()[-1]
+    assert isinstance(newest, Depth5)
+    assert (newest.bid_level, newest.bid_prices, newest.ask_vols) == (0, (0.0,) * 5, (0.0,) * 5)
+
+
+# P2, P3: trades
+
+
+@st.composite
+def deliveries(draw: st.DrawFn, lines: int = 3) -> list[tuple[int, int]]:
+    """Arrivals (line, id): every line brings a subset of 1..n in any order, some twice."""
+    top = draw(st.integers(1, 25))
+    arrivals = [
+        (line, id)
+        for line in range(lines)
+        for id in draw(st.lists(st.integers(1, top), max_size=2 * top))
+    ]
+    return draw(st.permutations(arrivals)) if len(arrivals) < 40 else arrivals
+
+
+@pytest.mark.parametrize("ids", [Ids.CONSECUTIVE, Ids.SUSPECTED, Ids.RISING, Ids.UNORDERED])
+@settings(max_examples=60)
+@given(deliveries())
+def test_trades_are_the_union_each_once(ids: Ids, arrivals: list[tuple[int, int]]) -> None:
+    bench = trades(ids, lines=3)
+    for line, id in arrivals:
+        bench.now += MS
+        bench.trade(line, id, us=bench.now // 1000, key=f"t{id}" if ids is Ids.UNORDERED else None)
+    delivered = {id for _, id in arrivals}
+    assert sorted(bench.published()) == sorted(delivered)
+    gaps = bench.arbiter.live_slots()[0].gaps
+    if gaps is not None and delivered:
+        assert gaps.lost == max(delivered) - min(delivered) + 1 - len(delivered)
+
+
+def test_a_placeholder_counts_as_seen_and_is_no_record() -> None:
+    bench = trades()
+    bench.trade(0, 1)
+    bench.ports[0].skip(Kind.TRADE, 2)
+    bench.trade(0, 3)
+    bench.trade(1, 2)
+    gaps = bench.arbiter.live_slots()[0].gaps
+    assert bench.published() == [1, 3]
+    assert gaps is not None
+    assert gaps.lost == 0
+
+
+def test_history_is_never_published_and_holds_back_only_its_own_line() -> None:
+    bench = trades(Ids.RISING, reset=Reset.NEWER_TIME)
+    for id in (5, 6, 7):
+        bench.ports[1].seed(Kind.TRADE, id)
+    assert bench.published() == []
+    bench.trade(1, 7, us=1)
+    assert bench.published() == []
+    bench.trade(0, 7, us=1)  # the other line saw it live
+    bench.trade(1, 8, us=2)
+    assert bench.published() == [7, 8]
+
+
+def test_a_suspected_gap_follows_from_the_covered_ids() -> None:
+    bench = trades(Ids.SUSPECTED)
+    bench.trade(0, 10)
+    bench.trade(0, 13, first=11)
+    bench.trade(0, 20, first=19)
+    gaps = bench.arbiter.live_slots()[0].gaps
+    assert gaps is not None
+    assert (gaps.runs, gaps.lost) == (1, 5)
+
+
+# P5: resets
+
+
+def test_silence_and_a_fallen_line_prove_a_reset() -> None:
+    bench = quotes()
+    bench.quote(0, 1000)
+    bench.quote(1, 1000)
+    bench.quote(0, 5)
+    bench.wait(1.0)
+    bench.quote(0, 6)
+    bench.quote(0, 7)
+    assert bench.published() == [1000]
+    bench.wait(1.5)
+    assert bench.published() == [1000, 7]
+    bench.quote(1, 6)  # the sibling's copies of the new generation
+    bench.quote(1, 7)
+    bench.quote(1, 8)
+    assert bench.published() == [1000, 7, 8]
+    assert bench.resets == 1
+    assert bench.ring.lanes[0].generation == 1
+
+
+def test_trades_of_the_proof_are_not_lost() -> None:
+    bench = trades()
+    for id in range(100, 110):
+        bench.trade(0, id, us=bench.now // 1000)
+        bench.trade(1, id, us=bench.now // 1000)
+    for id in range(1, 6):
+        bench.now += 100 * MS
+        bench.trade(0, id, us=bench.now // 1000)
+    bench.wait(3.0)
+    for id in range(3, 9):
+        bench.now += MS
+        bench.trade(1, id, us=bench.now // 1000)
+    assert bench.published() == [*range(100, 110), *range(1, 9)]
+    assert bench.resets == 1
+
+
+def test_a_line_that_merely_lags_proves_nothing() -> None:
+    bench = quotes()
+    bench.quote(0, 1000)
+    for id in range(900, 930):
+        bench.quote(1, id)
+        bench.wait(0.5)
+    assert bench.published() == [1000]
+    assert bench.resets == 0
+
+
+def test_a_held_out_line_cannot_wedge_the_new_generation() -> None:
+    """Line 1 lags behind over the reset: its old ids are far above all new ones."""
+    bench = quotes()
+    bench.quote(0, 1000)
+    bench.quote(1, 980)
+    for id in (1, 2, 3):
+        bench.quote(0, id)
+    bench.wait(2.5)
+    assert bench.published() == [1000, 3]
+    for id in (981, 990, 1000):
+        bench.quote(1, id)
+    bench.quote(0, 4)
+    bench.quote(1, 2)
+    bench.quote(1, 5)
+    assert bench.published() == [1000, 3, 4, 5]
+    assert bench.resets == 1
+
+
+def test_after_a_reset_time_decides_where_there_is_one() -> None:
+    bench = quotes(reset=Reset.NEWER_TIME)
+    bench.quote(0, 1000, us=10_000_000)
+    bench.quote(0, 5, us=11_000_000)  # newer, but not by enough
+    assert bench.published() == [1000]
+    bench.quote(0, 6, us=12_500_000)
+    bench.quote(1, 1001, us=10_500_000)  # an old one, whatever its id
+    bench.quote(1, 6, us=12_500_000)  # another line's copy of the reset
+    bench.quote(1, 7, us=12_600_000)
+    assert bench.published() == [1000, 6, 7]
+    assert bench.resets == 1
+
+
+def test_an_update_id_of_one_is_a_reset_when_it_is_newer() -> None:
+    bench = quotes(reset=Reset.ONE)
+    bench.quote(0, 1000, us=10_000_000)
+    bench.quote(1, 1, us=9_000_000)
+    assert bench.published() == [1000]
+    bench.quote(0, 1, us=10_000_001)
+    bench.quote(0, 2, us=10_000_002)
+    assert bench.published() == [1000, 1, 2]
+    assert bench.resets == 1
+
+
+def test_an_idle_repeat_is_no_reset() -> None:
+    bench = quotes(reset=Reset.ONE)
+    bench.quote(0, 1, us=10_000_000)
+    bench.quote(0, 1, us=13_000_000)
+    bench.quote(0, 1, us=16_000_000)
+    assert bench.published() == [1]
+    assert bench.resets == 0
+
+
+@settings(max_examples=200)
+@given(
+    old=st.integers(3, 12),
+    new=st.integers(3, 12),
+    base=st.integers(0, 1100),
+    lags=st.lists(st.integers(0, 30), min_size=3, max_size=3),
+    timed=st.booleans(),
+)
+def test_a_reset_never_stalls_and_nothing_old_returns(
+    old: int, new: int, base: int, lags: list[int], timed: bool
+) -> None:
+    """Three lines bring the same two generations, each late by its own number of steps."""
+    sequence = [(0, 1000 + i) for i in range(old)] + [(1, min(base, 990) + i) for i in range(new)]
+    bench = quotes(lines=3)
+    tagged: list[tuple[int, int]] = []
+    for step in range(len(sequence) + 31):
+        for line, lag in enumerate(lags):
+            at = step - lag
+            if 0 <= at < len(sequence):
+                generation, id = sequence[at]
+                us = START // 1000 + at * 100_000 if timed else 0
+                bench.quote(line, id, us=us, price=1.0 + generation)
+        bench.wait(0.1)
+    bench.wait(2.5)
+    tagged = [
+        (int(r.bid_price) - 1, r.update_id) for r in bench.records() if isinstance(r, Bookticker)
+    ]
+    assert tagged[-1] == sequence[-1]
+    assert bench.resets == 1
+    generations = [generation for generation, _ in tagged]
+    assert generations == sorted(generations)
+    for generation in (0, 1):
+        ids = [id for g, id in tagged if g == generation]
+        assert ids == sorted(set(ids))
+
+
+# Attached stores
+
+
+@pytest.mark.parametrize("kind", [Kind.BOOKTICKER, Kind.TRADE])
+def test_a_restart_publishes_nothing_twice(kind: Kind) -> None:
+    bench = quotes() if kind is Kind.BOOKTICKER else trades()
+    bring = bench.quote if kind is Kind.BOOKTICKER else bench.trade
+    for id in (1, 2, 3):
+        bring(0, id)
+    bench.restart()
+    for id in (2, 3, 4):
+        bring(1, id)
+    assert bench.published() == [1, 2, 3, 4]
+
+
+def test_a_reset_while_nobody_looked_does_not_wedge_the_restart() -> None:
+    bench = quotes()
+    bench.quote(0, 1000)
+    bench.restart()
+    bench.quote(0, 5)
+    bench.quote(0, 6)
+    bench.wait(2.5)
+    bench.quote(1, 7)
+    assert bench.published() == [1000, 6, 7]
+
+
+def test_too_late_is_counted() -> None:
+    bench = trades(size=70_000)
+    ids: Sequence[int] = range(100_000, 100_000 + 66_000)
+    for id in ids:
+        bench.trade(0, id)
+    bench.now += 40 * SECOND
+    bench.trade(0, ids[-1] + 2)
+    bench.trade(1, 10)
+    slot = bench.arbiter.live_slots()[0]
+    assert slot.too_late == 1
+    assert bench.published()[-1] == ids[-1] + 2
