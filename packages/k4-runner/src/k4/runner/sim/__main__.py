@@ -1,37 +1,104 @@
-"""`python -m k4.runner.sim [SPEC]`: simulated venues in a process of their own.
-
-SPEC is a JSON file (`-` or none: the defaults) that `SimSpec` describes; `--json TEXT` gives it in
-the command line. `--control` takes commands on stdin, see `process.py`.
-"""
+"""`k4-runner sim`, also `python -m k4.runner.sim`: simulated venues in a process of their own."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from k4.core.errors import ConfigError
+import msgspec
+
+from k4.core.errors import ConfigError, Problem
+from k4.runner.sim.market import Pace
 from k4.runner.sim.process import run_sim
-from k4.runner.sim.venues import SimSpec, decode_spec
+from k4.runner.sim.replay import ReplaySpec
+from k4.runner.sim.venue import VenueSpec
+from k4.runner.sim.venues import SimSpec, decode_spec, venue_names
+
+_DESCRIPTION = """Simulated venues on loopback. Prints one JSON line with their endpoints when they
+listen, runs until SIGINT or --seconds, and ends with a JSON summary of the ledger."""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m k4.runner.sim", description=__doc__)
-    parser.add_argument("spec", nargs="?", default="-")
-    parser.add_argument("--json", default="")
-    parser.add_argument("--control", action="store_true")
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0 done, 2 bad usage."""
+    options = _parser().parse_args(arguments)
     try:
-        return run_sim(_spec(options.spec, options.json), control=options.control)
+        return run_sim(_spec(options), control=options.control)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
 
 
-def _spec(file: str, text: str) -> SimSpec:
-    if text:
-        return decode_spec(text.encode())
-    return SimSpec() if file == "-" else decode_spec(Path(file).read_bytes())
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="k4-runner sim", description=_DESCRIPTION)
+    add = parser.add_argument
+    add("spec", nargs="?", default="", help="JSON file: a whole specification, see SimSpec")
+    add("--json", default="", metavar="TEXT", help="the same as text")
+    add("--venue", action="append", default=[], choices=venue_names(), help="default: all")
+    add("--symbol", action="append", default=[], metavar="PRODUCT:SYMBOL", help="default: a few")
+    add("--rate", type=float, help="market events a second and venue; 0: as fast as they are read")
+    add("--faults", default="", metavar="FILE", help="JSON fault script, see faults.py")
+    add("--replay", default="", metavar="FILE", help="recorded frames instead of a market")
+    add("--speed", type=float, default=1.0, help="of the replay; 2 is twice as fast")
+    add("--seed", type=int)
+    add("--seconds", type=float)
+    add("--dump", metavar="FOLDER", help="write the ledger there at the end")
+    add("--control", action="store_true", help="take commands on stdin, see process.py")
+    return parser
+
+
+def _spec(options: argparse.Namespace) -> SimSpec:
+    """The specification, with what the options override."""
+    if options.json:
+        spec = decode_spec(options.json.encode())
+    elif options.spec:
+        spec = decode_spec(_read(options.spec, "sim"))
+    else:
+        spec = SimSpec(venues=_venues(options))
+    changes: dict[str, Any] = {
+        name: getattr(options, name)
+        for name in ("seed", "seconds", "dump")
+        if getattr(options, name) is not None
+    }
+    if options.faults:
+        changes["faults"] = _fault_list(options.faults)
+    if options.replay:
+        changes["replay"] = ReplaySpec(
+            file=options.replay, venue=spec.venues[0].name, speed=options.speed
+        )
+    return msgspec.structs.replace(spec, **changes)
+
+
+def _venues(options: argparse.Namespace) -> tuple[VenueSpec, ...]:
+    names = options.venue or (["binance"] if options.replay else venue_names())
+    products: dict[str, tuple[str, ...]] = {}
+    for text in options.symbol:
+        product, colon, symbol = text.partition(":")
+        if not (product and colon and symbol):
+            raise ConfigError([Problem("--symbol", f"{text!r} is not PRODUCT:SYMBOL")])
+        products[product] = (*products.get(product, ()), symbol)
+    pace = Pace() if options.rate is None else Pace(rate=options.rate)
+    return tuple(VenueSpec(name=name, products=products, pace=pace) for name in names)
+
+
+def _fault_list(file: str) -> tuple[dict[str, Any], ...]:
+    try:
+        rules = json.loads(_read(file, "--faults"))
+    except ValueError as error:
+        raise ConfigError([Problem(file, f"no JSON: {error}")]) from error
+    if not isinstance(rules, list):
+        raise ConfigError([Problem(file, "must be a list of rules")])
+    return tuple(rules)
+
+
+def _read(file: str, path: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise ConfigError([Problem(path, f"cannot read {file}: {error}")]) from error
 
 
 if __name__ == "__main__":

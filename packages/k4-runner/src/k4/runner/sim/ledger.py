@@ -80,7 +80,9 @@ def _packer(kind: Kind) -> struct.Struct:
 
 
 class SeriesKey(NamedTuple):
-    """What a series is about. product: the venue's, as in stream names (`spot`, `ubase` …)."""
+    """What a series is about. product: as in stream names (`spot`, `ubase` …). symbol: K4's
+    spelling, which is the specification's.
+    """
 
     venue: str
     product: str

@@ -107,7 +107,7 @@ async def execute(
     """Carry out one command and return its result.
 
     inject {fault}: connections concerned. pace {venue, pace}. emit {venue, events}. settle
-    {within}: did all pong? wait {venue}: until the pace's total is reached. ids {series: [venue,
+    {timeout}: did all pong? wait {venue}: until the pace's total is reached. ids {series: [venue,
     product, symbol, kind], what: produced | delivered | gaps}: ids by generation. faults {fault}.
     connections. summary. dump {folder}. stop.
     """
@@ -122,7 +122,7 @@ async def execute(
             venues.emit(request["venue"], int(request["events"]))
             return None
         if command == "settle":
-            return await venues.settle(float(request.get("within", 5.0)))
+            return await venues.settle(float(request.get("timeout", 5.0)))
         if command == "wait":
             await venues.finished(request["venue"])
             return None

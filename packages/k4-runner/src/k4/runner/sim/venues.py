@@ -57,13 +57,18 @@ def decode_spec(source: bytes) -> SimSpec:
         raise ConfigError([Problem("sim", str(error))]) from error
 
 
+def venue_names() -> list[str]:
+    """The venues that can be simulated."""
+    return [name for name in VENUES if find_spec(f"k4.runner.sim.{name}") is not None]
+
+
 def venue_maker(name: str, path: str = "venues") -> MakeVenue:
     """`make` of the module `k4.runner.sim.<name>`. Raises ConfigError for a name without one."""
-    module = f"k4.runner.sim.{name}"
-    if name not in VENUES or find_spec(module) is None:
-        known = ", ".join(v for v in VENUES if find_spec(f"k4.runner.sim.{v}") is not None)
-        raise ConfigError([Problem(path, f"no simulated venue {name!r} (there are: {known})")])
-    return cast(MakeVenue, import_module(module).make)
+    known = venue_names()
+    if name not in known:
+        text = f"no simulated venue {name!r} (there are: {', '.join(known)})"
+        raise ConfigError([Problem(path, text)])
+    return cast(MakeVenue, import_module(f"k4.runner.sim.{name}").make)
 
 
 class SimVenues:
