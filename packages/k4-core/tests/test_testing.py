@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from k4.core.testing import ManualClock
+from k4.core.testing import ManualClock, ScriptedServer, ServerPeer
 
 
 def test_timers_run_in_order_of_time_then_of_setting() -> None:
@@ -97,3 +99,35 @@ def test_the_wall_clock_can_step_without_the_timers() -> None:
     assert clock.time_ns() == 1_000_000_000 - 3_600_000_000_000
     clock.advance(1.0)
     assert ran == ["due"]
+
+
+async def test_a_failing_script_fails_the_test() -> None:
+    async def script(peer: ServerPeer) -> None:
+        raise AssertionError("not what was expected")
+
+    async def meet() -> None:
+        async with ScriptedServer(script) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+
+    with pytest.raises(AssertionError, match="not what was expected"):
+        await meet()
+
+
+async def test_a_client_that_leaves_early_is_no_failure() -> None:
+    joined = asyncio.Event()
+
+    async def script(peer: ServerPeer) -> None:
+        joined.set()
+        await peer.accept()
+
+    async with ScriptedServer(script) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.close()
+        await writer.wait_closed()
+        await joined.wait()
+        await server.peers[0].left.wait()
+        assert server.peers[0].received == []
+        assert server.peers[0].path == ""

@@ -460,6 +460,42 @@ async def test_half_open_peer_is_silent_until_the_abort(transport: Transport) ->
 
 
 @everywhere
+async def test_a_peer_that_reads_nothing_cannot_hold_up_the_end(transport: Transport) -> None:
+    released = asyncio.Event()
+
+    async def script(peer: ServerPeer) -> None:
+        await peer.accept()
+        await released.wait()
+
+    async def farewell(peer: ServerPeer) -> None:
+        await peer.frame(Opcode.CLOSE, b"\x03\xe9")
+
+    async with ScriptedServer(script) as server:
+        ears = Ears()
+        transport.connect(Dial(url=server.url()), ears)
+        await ears.until("opened")
+        ears.open.send_text(b"x" * 30_000_000)  # more than the kernel's buffers take
+        await farewell(first(server))
+        assert (await ears.end()).code == 1001
+        released.set()
+
+
+@everywhere
+async def test_what_escapes_opened_ends_the_connection(transport: Transport) -> None:
+    class Failing(Ears):
+        def opened(self, connection: Connection, /) -> None:
+            super().opened(connection)
+            raise bug
+
+    bug = ValueError("bug")
+    async with ScriptedServer() as server:
+        ears = Failing()
+        transport.connect(Dial(url=server.url()), ears)
+        assert (await ears.end()).error is bug
+        assert ears.kinds == ["opened", "closed"]
+
+
+@everywhere
 async def test_what_escapes_the_receiver_ends_its_connection_alone(transport: Transport) -> None:
     async def script(peer: ServerPeer) -> None:
         await peer.accept()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from k4.core.transport import ABNORMAL, Closed, Dial
 
 LINGER = 0.01  # seconds that a failed connection stays open, so that its close frame gets out
+LAST_WORDS = 1.0  # seconds for an orderly end: a peer may neither read nor answer TLS's farewell
 
 
 async def open_socket(dial: Dial, host: str, port: int) -> socket.socket:

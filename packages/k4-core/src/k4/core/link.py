@@ -227,6 +227,7 @@ class Link:
             connection.abort()
             return
         wire.connection = connection
+        self._disarm()
         self.opened_count += 1
         self._enter(LinkState.SUBSCRIBING)
         self._acks_missing = self._acks

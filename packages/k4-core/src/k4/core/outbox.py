@@ -66,17 +66,24 @@ class Outbox:
         self._stopped = True
         self._texts.clear()
         self._pong = self._keepalive = None
+        self._cancel_timer()
+
+    @property
+    def _control(self) -> bool:
+        return self._pong is not None or self._keepalive is not None
+
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _pump(self) -> None:
-        if self._timer is not None or self._stopped:
+        if self._stopped or (self._timer is not None and not self._control):
             return
-        while self._pong is not None or self._keepalive is not None or self._texts:
-            control = self._pong is not None or self._keepalive is not None
+        self._cancel_timer()  # a text's; control need not wait so long
+        while self._control or self._texts:
             now = self._clock.monotonic()
-            wait = self._pace.wait(now, reserve=0 if control else 1)
+            wait = self._pace.wait(now, reserve=0 if self._control else 1)
             if wait > 0:
                 self._timer = self._clock.call_later(wait, self._resume)
                 return

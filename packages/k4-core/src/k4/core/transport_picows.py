@@ -33,7 +33,7 @@ from picows.picows import WSCloseHandshake
 from picows.url import WSParsedURL
 
 from k4.core.clock import Clock
-from k4.core.dialing import LINGER, failed, hang_up, open_socket, peer_name, tell_closed
+from k4.core.dialing import LAST_WORDS, LINGER, failed, hang_up, open_socket, peer_name, tell_closed
 from k4.core.transport import (
     ABNORMAL,
     BINARY,
@@ -143,6 +143,7 @@ class _Connection(WSListener):
         self._broken: tuple[int, str] | None = None  # our own verdict
         self._error: Exception | None = None
         self._retrieval: asyncio.Task[None] | None = None
+        self._backstop: asyncio.TimerHandle | None = None
         self.on_ws_frame = self._ignore
 
     # What picows calls.
@@ -163,6 +164,8 @@ class _Connection(WSListener):
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self._transport = None
         self.on_ws_frame = self._ignore
+        if self._backstop is not None:
+            self._backstop.cancel()
         if self.begun:
             tell_closed(self._receiver.closed, self._how(transport))
 
@@ -179,6 +182,7 @@ class _Connection(WSListener):
             self._retrieval = loop.create_task(_end_of(self._transport))
             # The good frame in front of it follows in this same call, what lies behind it later.
             loop.call_soon(self._mute)
+            self._wind_down(self._transport, LINGER)
 
     def _mute(self) -> None:
         self.on_ws_frame = self._ignore
@@ -289,7 +293,7 @@ class _Connection(WSListener):
         if transport is not None:
             code = frame.get_close_code()
             transport.send_close(WSCloseCode.OK if code is WSCloseCode.NO_INFO else code)
-            transport.disconnect()
+            self._wind_down(transport, 0.0)
 
     def _break(self, code: int, reason: str) -> None:
         """The peer broke the rules in a way that picows does not see."""
@@ -298,7 +302,14 @@ class _Connection(WSListener):
         if transport is not None and self._broken is None:
             self._broken = (code, reason)
             transport.send_close(cast(WSCloseCode, code), reason)
-            asyncio.get_running_loop().call_later(LINGER, transport.disconnect)
+            self._wind_down(transport, LINGER)
+
+    def _wind_down(self, transport: WSTransport, delay: float) -> None:
+        """Close the socket in order after `delay`, and by force where that takes too long."""
+        loop = asyncio.get_running_loop()
+        if self._backstop is None:
+            loop.call_later(delay, transport.disconnect)
+            self._backstop = loop.call_later(LAST_WORDS, transport.disconnect, False)
 
     def _fault(self, error: Exception) -> None:
         self._error = error
@@ -358,7 +369,7 @@ class _Connection(WSListener):
         """After our close frame: nothing counts but the peer's."""
         if frame.msg_type is WSMsgType.CLOSE:
             self.on_ws_frame = self._ignore
-            transport.disconnect()
+            self._wind_down(transport, 0.0)
 
 
 def _number(code: WSCloseCode) -> int:

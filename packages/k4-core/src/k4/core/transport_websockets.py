@@ -19,7 +19,7 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from k4.core.clock import Clock
-from k4.core.dialing import LINGER, failed, hang_up, open_socket, peer_name, tell_closed
+from k4.core.dialing import LAST_WORDS, LINGER, failed, hang_up, open_socket, peer_name, tell_closed
 from k4.core.transport import (
     ABNORMAL,
     BINARY,
@@ -116,6 +116,7 @@ class _Connection(asyncio.Protocol):
         self._refused: Response | None = None
         self._parts: list[bytes] = []
         self._parts_opcode = 0
+        self._backstop: asyncio.TimerHandle | None = None
 
     def give_up(self) -> None:
         """Cancelled during the handshake."""
@@ -154,6 +155,8 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._over = True
+        if self._backstop is not None:
+            self._backstop.cancel()
         self._protocol.receive_eof()
         tell_closed(self._receiver.closed, self._how(exc))
 
@@ -194,14 +197,13 @@ class _Connection(asyncio.Protocol):
     def _wind_up(self) -> None:
         """The handshake failed, a close frame came, or the peer broke the rules."""
         transport, protocol = self._transport, self._protocol
-        if transport is None:
+        waiting = self._closing and protocol.close_rcvd is None and protocol.parser_exc is None
+        if transport is None or waiting or self._backstop is not None:
             return
-        if protocol.parser_exc is not None:
-            self._over = True
-            asyncio.get_running_loop().call_later(LINGER, transport.close)
-        elif not self._closing or protocol.close_rcvd is not None:
-            self._over = True
-            transport.close()
+        self._over = True
+        loop = asyncio.get_running_loop()
+        loop.call_later(LINGER if protocol.parser_exc is not None else 0.0, transport.close)
+        self._backstop = loop.call_later(LAST_WORDS, transport.abort)
 
     def _how(self, exc: Exception | None) -> Closed:
         protocol = self._protocol
