@@ -77,6 +77,8 @@ async def _pages(http: aiohttp.ClientSession, rest: str, metadata: Metadata) -> 
         except (ValueError, RecursionError) as error:
             raise ListingError(f"{rest} sent no list of instruments: {error}") from error
         found += page
+        if not path and not found:
+            raise ListingError(f"{rest} lists no instruments at all")
         if not path:
             return found
     raise ListingError(f"{rest} sent more than {MOST_PAGES} pages of instruments")
@@ -141,9 +143,14 @@ def _outcome(task: asyncio.Task[_T], seconds: float) -> _T | ListingError:
 
 
 def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/k4/symbols`, or the same below `~/.cache`."""
+    """`$XDG_CACHE_HOME/k4/symbols`, or the same below `~/.cache`.
+
+    A user without a home gets a path that cannot be written, which is a warning, no error.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "k4" / "symbols"
+    if not os.path.isabs(base):
+        base = os.path.expanduser("~/.cache")
+    return Path(base if os.path.isabs(base) else os.devnull) / "k4" / "symbols"
 
 
 def cache_file(folder: Path, venue: str, product: str, rest: str) -> Path:
