@@ -59,7 +59,7 @@ def exact(mantissa: int, exponent: int) -> float:
     return found
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(pe=I8, qe=I8, figures=st.tuples(I64, I64, I64, I64), update=I64, event=I64)
 @example(pe=-128, qe=127, figures=(2**63 - 1, 2**63 - 1, 1, 0), update=0, event=0)
 @example(pe=-22, qe=-23, figures=(2**53 + 1, 2**53 + 1, 2**53 - 1, 3), update=1, event=1)
@@ -73,7 +73,7 @@ def test_quotes_are_exact_whatever_the_exponents(
     assert record == Bookticker("BTCUSDT", 0, event, 0, update, *prices, 0, 0, 0)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     pe=I8,
     qe=I8,
@@ -109,7 +109,7 @@ def test_trades_of_any_entry_length_come_in_order(
 levels = st.lists(st.tuples(I64, I64), max_size=20)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(pe=I8, qe=I8, extra=st.integers(0, 5), spare=st.integers(0, 5), bids=levels, asks=levels)
 def test_books_give_their_best_five_levels(
     pe: int,

@@ -27,7 +27,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import k4.md.exchanges
@@ -256,7 +256,7 @@ def mutations(draw: st.DrawFn, frames: list[bytes]) -> bytes:
 
 
 @pytest.mark.parametrize("name", FEEDS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_hurt_frames_give_records_that_can_be_published_or_nothing(
     name: str, data: st.DataObject
