@@ -59,20 +59,9 @@ def test_the_rest_of_a_url_stays_readable() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "key",
-        "apiKey",
-        "api_key",
-        "bybit_api_key",
-        "secret",
-        "secret_key",
-        "signature",
-        "listenKey",
-        "X-MBX-APIKEY",
-        "OK-ACCESS-KEY",
-        "OK-ACCESS-PASSPHRASE",
-        "password",
-        "Cookie",
-        "sign",
+        *("key", "apiKey", "api_key", "bybit_api_key", "secret", "secret_key", "signature"),
+        *("listenKey", "X-MBX-APIKEY", "OK-ACCESS-KEY", "OK-ACCESS-PASSPHRASE", "password"),
+        *("Cookie", "sign"),
     ],
 )
 def test_names_of_secrets_hide_what_they_name(name: str) -> None:

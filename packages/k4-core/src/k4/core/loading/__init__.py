@@ -63,7 +63,7 @@ def _config(section: Section, path: str) -> Config:
         connections=_connections(section, name, log_path),
         trading=_trading(section),
     )
-    if not section.raw.get("connections") and not section.raw.get("trading"):
+    if all(section.raw.get(key, []) == [] for key in ("connections", "trading")):
         section.problem("has nothing to do: give connections or trading")
     section.close()
     return config

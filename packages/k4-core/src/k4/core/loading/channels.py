@@ -9,11 +9,12 @@ from k4.core.config import Address, ReceiverStore, UdpReceiver, UdpTarget
 from k4.core.enums import Kind, ProductType
 from k4.core.loading.document import Section, Value, each, one_of
 from k4.core.loading.products import stores
-from k4.core.loading.schema import UDP, market_data_exchanges
+from k4.core.loading.schema import VENUES, market_data_plugins
 from k4.core.loading.values import (
     address,
     by_name,
     cores,
+    exchange,
     flag,
     integer,
     ip,
@@ -142,8 +143,7 @@ def _stores(section: Section, prefix: str) -> list[ReceiverStore]:
 
 def _store(value: Value, prefix: str) -> ReceiverStore:
     section = value.section()
-    exchanges = [name for name in market_data_exchanges() if name != UDP]
-    exchange = section.need("exchange", by=lambda v: v.choice(exchanges), default="")
+    source = section.need("exchange", by=exchange([*VENUES], market_data_plugins), default="")
     product_type = section.need(
         "product_type", by=by_name(PRODUCT_TYPES, max(ProductType)), default=0
     )
@@ -160,7 +160,7 @@ def _store(value: Value, prefix: str) -> ReceiverStore:
         section.problem(f"names no store: give {one_of([key for key, *_ in keys.values()])}")
     section.close()
     return ReceiverStore(
-        exchange=exchange,
+        exchange=source,
         product_type=product_type,
         section="",
         symbols=listed,

@@ -10,7 +10,7 @@ from k4.core.config import ConnectionConfig, ProductConfig
 from k4.core.loading.channels import receiver, senders
 from k4.core.loading.document import Section, Value, one_of
 from k4.core.loading.products import Setting, products
-from k4.core.loading.schema import ALL_KINDS, SECTIONS, UDP, VENUES, market_data_exchanges
+from k4.core.loading.schema import ALL_KINDS, SECTIONS, UDP, VENUES, market_data_plugins
 from k4.core.loading.values import (
     choice,
     flag,
@@ -22,6 +22,9 @@ from k4.core.loading.values import (
     store_name,
     text,
     urls,
+)
+from k4.core.loading.values import (
+    exchange as exchange_name,
 )
 
 U32_MAX = (1 << 32) - 1
@@ -50,8 +53,8 @@ def connection(value: Value, name: str, log_path: str) -> ConnectionConfig:
     """The whole entry. name, log_path: the file's, where the entry has none of its own."""
     section = value.section()
     name, log_path = logging(section, name, log_path)
-    exchanges = market_data_exchanges()
-    exchange = section.need("exchange", by=lambda v: v.choice(exchanges), default="")
+    known = exchange_name([*VENUES, UDP], market_data_plugins)
+    exchange = section.need("exchange", by=known, default="")
     prefix = section.read("shm_prefix", by=store_name, default="")
     config = _settings(section, exchange, name, log_path)
     setting = Setting(
@@ -144,6 +147,9 @@ def _products(section: Section, exchange: str, setting: Setting) -> list[Product
     for name in SECTIONS:
         if name not in names and exchange in VENUES:
             section.refuse(name, f"{exchange} has no section {name!r}; it has {one_of([*names])}")
+    for name, product in names.items():
+        if product not in names:
+            section.refuse(product, f"is the section {name!r} here")
     given = [name for name in section.raw if name in names]
     if not given:
         wanted = f": give {one_of([*names])}" if names else ""

@@ -71,13 +71,12 @@ BINANCE_USER_DATA = {
 ACCOUNTS = ("spot", "ubase", "cbase")
 
 
-def market_data_exchanges() -> list[str]:
-    """Every value that `connections[].exchange` may have, the built-in ones first."""
+def market_data_plugins() -> list[str]:
+    """Names of the exchanges that other distributions bring, sorted."""
     found = {point.name for point in entry_points(group=MD_GROUP)}
-    return [*VENUES, UDP, *sorted(found - VENUES.keys() - {UDP})]
+    return sorted(found - VENUES.keys() - {UDP})
 
 
-def trading_exchanges() -> list[str]:
-    """Every value that `trading[].exchange` may have."""
-    found = {point.name for point in entry_points(group=TD_GROUP)}
-    return ["binance", *sorted(found - {"binance"})]
+def trading_plugins() -> list[str]:
+    """Names of the exchanges on which other distributions can trade, sorted."""
+    return sorted({point.name for point in entry_points(group=TD_GROUP)} - {"binance"})

@@ -13,11 +13,12 @@ from k4.core.loading.schema import (
     BINANCE_REST,
     BINANCE_USER_DATA,
     BINANCE_WS_API,
-    trading_exchanges,
+    trading_plugins,
 )
 from k4.core.loading.values import (
     choice,
     decimal,
+    exchange,
     filled,
     flag,
     integer,
@@ -40,13 +41,12 @@ MAX_BBO_AGE_MS = 1000.0
 
 def trading(value: Value) -> TradingConfig:
     section = value.section()
-    exchanges = trading_exchanges()
-    exchange = section.need("exchange", by=lambda v: v.choice(exchanges), default="")
-    urls = _Urls(section, exchange == "binance")
+    venue = section.need("exchange", by=exchange(["binance"], trading_plugins), default="")
+    urls = _Urls(section, venue == "binance")
     kill_file, risk = section.read("risk", by=_risk, default=("", {}))
     config = TradingConfig(
-        exchange=exchange,
-        name=section.read("name", by=module_name, default=exchange or "binance"),
+        exchange=venue,
+        name=section.read("name", by=module_name, default=venue or "binance"),
         path=section.path,
         journal=section.need("journal", by=filled, default=""),
         api_key=section.need("api_key", by=secret, default=None),

@@ -9,7 +9,7 @@ import ipaddress
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal, InvalidOperation
 from functools import partial
 from urllib.parse import urlsplit
@@ -26,6 +26,7 @@ _STORE_NAME = re.compile(r"[^/\s\x00-\x1f\x7f]+")
 _MODE = re.compile(r"0?[0-7]{3}")
 _DECIMAL = re.compile(r"\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,2})?")
 _HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # a token, RFC 9110 5.6.2
+_ENV_NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,60}")
 _SECRET_HEADER = re.compile(r"key|secret|token|auth|cookie|passphrase|sign", re.IGNORECASE)
 
 
@@ -59,6 +60,16 @@ def cores(value: Value) -> tuple[int, ...]:
     """One core or a list of them; -1, as elsewhere, means none in particular."""
     numbers = [item.integer(-1, MAX_CORE) for item in value.items_or_self()]
     return tuple(sorted({number for number in numbers if number >= 0}))
+
+
+def exchange(built_in: Collection[str], plugins: Callable[[], list[str]]) -> Callable[[Value], str]:
+    """An exchange's name. Plug-ins are looked for only where it is none of those built in."""
+
+    def convert(value: Value) -> str:
+        name = value.text()
+        return name if name in built_in else value.choice([*built_in, *plugins()])
+
+    return convert
 
 
 def module_name(value: Value) -> str:
@@ -279,7 +290,8 @@ def _from_env(source: Value) -> str:
     name = filled(source)
     found = os.environ.get(name)
     if found is None:
-        source.fail(f"the environment has no variable {name!r}")
+        shown = repr(name) if _ENV_NAME.fullmatch(name) else "of that name"  # a pasted secret
+        source.fail(f"the environment has no variable {shown}")
     return found.strip()
 
 
