@@ -1,8 +1,7 @@
 """Market data between hosts: sockets around the datagrams of `wire.py`.
 
 Both ends live on the event loop of the thread that uses them and never block it. There is no
-thread of their own, so a core set for one (`cpu_affinity`, `recv_cpu_affinity`) is the worker's
-business.
+thread of their own: the `cores` of a target and of a receiver are for whoever places the worker.
 """
 
 from __future__ import annotations
@@ -16,14 +15,13 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import structlog
-
 from k4.core import wire
 from k4.core.clock import Clock, Timer
 from k4.core.config import Address, Secret, UdpTarget
 from k4.core.config import UdpReceiver as ReceiverConfig
 from k4.core.enums import Kind
 from k4.core.errors import ConfigError, K4Error, Problem
+from k4.core.log import get_logger
 from k4.core.session_window import SessionWindow
 
 CallSoon = Callable[[Callable[[], None]], object]
@@ -43,7 +41,7 @@ MAX_SOURCES = 256
 DRAIN = 256  # datagrams of one socket before the loop gets its turn
 OTHERS = "others"
 
-_log = structlog.get_logger("k4.udp")
+_log = get_logger("k4.core.udp")
 _FULL = frozenset((errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -176,8 +174,6 @@ class UdpSender:
     A record leaves at the end of the event-loop turn in which it was published, together with what
     else the turn brought, or at once where a datagram is full. Nothing is queued beyond that: what
     the kernel does not take is counted on its `Path` and lost to that path.
-
-    `cpu_affinity` of a target is not used: sending happens on the publishing thread.
     """
 
     def __init__(
