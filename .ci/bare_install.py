@@ -5,8 +5,9 @@ import importlib.metadata
 import importlib.util
 import json
 
-import k4.md
 from websockets.asyncio.server import ServerConnection, serve
+
+import k4.md
 
 ABSENT = ("k4.td", "k4.runner", "picows", "uvloop", "typer", "rich", "nacl", "cryptography")
 UPDATES = 100

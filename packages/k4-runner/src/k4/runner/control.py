@@ -41,7 +41,8 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     factory: `module:function` that builds the worker's modules, called as
     `function(handover, services)`. config, config_path: the file's bytes, and where they came
     from. counters: name of the worker's counters object.
-    budget: name of the attempt budget that all workers share.
+    budget: name of the attempt budget that all workers share. again: a process of this worker ran
+    before, so what it left on disk (symbols) is fresh enough to come back without asking a venue.
     """
 
     plan: WorkerPlan
@@ -50,6 +51,8 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     config_path: str = ""
     counters: str = ""
     budget: str = ""
+    again: bool = False
+    module_name: str = "k4"
     log_level: str = "info"
     log_dir: str = ""
 
@@ -126,8 +129,12 @@ class WorkerEnd:
         data = os.read(self.incoming, 1 << 16)
         if not data:
             command(Command("stop"))
-            return
-        *lines, self._pending = (self._pending + data).split(b"\n")
+        self._pending += data
+        self.settle(command)
+
+    def settle(self, command: Callable[[Command], None]) -> None:
+        """Pass on the commands that are already here, such as those that came with the handover."""
+        *lines, self._pending = self._pending.split(b"\n")
         for line in lines:
             command(decode_command(line))
 

@@ -40,6 +40,14 @@ SHOWN = {
         "lag_us.p99",
     ),
 }  # columns of the live tables; a type that is not named here shows all
+HEADS = {
+    "duplicates": "dup",
+    "messages": "msgs",
+    "reconnects": "reconn",
+    "lines_up": "up",
+    "lag_us.p50": "lag p50 µs",
+    "lag_us.p99": "p99",
+}
 
 
 class Instrument(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,10 +189,10 @@ def _rates(before: Sample, after: Sample) -> dict[tuple[str, str], float]:
 
 async def pause(clock: Clock, seconds: float) -> None:
     """Let the clock's time pass."""
-    passed = asyncio.get_running_loop().create_future()
-    timer = clock.call_later(seconds, lambda: passed.done() or passed.set_result(None))
+    passed = asyncio.Event()
+    timer = clock.call_later(seconds, passed.set)
     try:
-        await passed
+        await passed.wait()
     finally:
         timer.cancel()
 
@@ -205,35 +213,46 @@ async def once(clock: Clock, names: Sequence[str], out: TextIO, *, as_json: bool
         Console(file=out).print(view(before, after))
 
 
-async def live(clock: Clock, watcher: Watcher, until: Callable[[], bool] = lambda: False) -> None:
-    """Redraw until `until` says so."""
+async def live(
+    clock: Clock,
+    watcher: Watcher,
+    until: Callable[[], bool] = lambda: False,
+    prefix: str = "",
+) -> None:
+    """Redraw until `until` says so. prefix: left out of the stores' names."""
     before = watcher.look()
-    with Live(view(before, before), screen=False, auto_refresh=False) as screen:
+    with Live(view(before, before, prefix), auto_refresh=False) as screen:
         while not until():
             await pause(clock, REFRESH_SEC)
             after = watcher.look()
-            screen.update(view(before, after), refresh=True)
+            screen.update(view(before, after, prefix), refresh=True)
             before = after
 
 
 # -- tables -------------------------------------------------------------------------------------
 
 
-def view(before: Sample, after: Sample) -> RenderableType:
-    """Stores above, streams and lines below."""
-    return Group(_stores(before, after), *_counters(after.rows))
+def view(before: Sample, after: Sample, prefix: str = "") -> RenderableType:
+    """Streams and lines above, stores below, which may be many."""
+    return Group(*_counters(after.rows), _stores(before, after, prefix))
 
 
-def _stores(before: Sample, after: Sample) -> Table:
-    rates = _rates(before, after)
-    table = Table(title="stores", title_justify="left", expand=False)
-    for name in ("store", "symbol"):
+def _table(words: Iterable[str], figures: Iterable[str]) -> Table:
+    """Compact, for terminals of 80 columns."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold cyan")
+    for name in words:
         table.add_column(name, no_wrap=True)
-    for name in ("last", "records", "rate/s", "age"):
+    for name in figures:
         table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _stores(before: Sample, after: Sample, prefix: str) -> Table:
+    rates = _rates(before, after)
+    table = _table(("STORE", "symbol"), ("last", "records", "rate/s", "age"))
     for one in after.instruments:
         table.add_row(
-            one.store,
+            one.store.removeprefix(prefix),
             one.symbol,
             _last(one.last),
             f"{one.records:,}",
@@ -250,14 +269,13 @@ def _counters(rows: Iterable[CounterRow]) -> Iterator[Table]:
         by_type.setdefault(row.type, []).append(row)
     for kind, alike in by_type.items():
         columns = SHOWN.get(kind, tuple(alike[0].values))
-        table = Table(title=f"{kind}s", title_justify="left", expand=False)
-        for name in alike[0].labels:
-            table.add_column(name, no_wrap=True)
-        for name in columns:
-            table.add_column(name, justify="right", no_wrap=True)
+        _, *others = alike[0].labels
+        heads = (HEADS.get(name, name) for name in columns)
+        table = _table((kind.upper(), *others), heads)
         for row in alike:
             cells = (_cell(name, row.values[name]) for name in columns if name in row.values)
             table.add_row(*row.labels.values(), *cells)
+        table.add_row()
         yield table
 
 
