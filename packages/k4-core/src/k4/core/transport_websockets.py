@@ -25,6 +25,7 @@ from k4.core.transport import (
     BINARY,
     NORMAL,
     TEXT,
+    TOO_BIG,
     Closed,
     Dial,
     Receiver,
@@ -71,7 +72,9 @@ class _Attempt:
     async def _run(self, context: ssl.SSLContext) -> None:
         uri = parse_uri(self._dial.url)
         self._socket = await open_socket(self._dial, uri.host, uri.port)
-        protocol = _Protocol(uri, max_size=self._dial.max_frame_bytes)
+        # The bound of a frame. A message's is kept here: the library's would count a ping between
+        # two fragments as part of the message.
+        protocol = _Protocol(uri, max_size=(None, self._dial.max_frame_bytes))
         _, self._connection = await asyncio.get_running_loop().create_connection(
             lambda: _Connection(protocol, self._dial, self._receiver, self._clock),
             sock=self._socket,
@@ -90,13 +93,18 @@ class _Attempt:
 
 
 class _Protocol(ClientProtocol):
-    """websockets' protocol, less its own answer to pings: that counts against the venue's rate."""
+    """websockets' protocol with two of its habits broken: it answers pings, which count against
+    the venue's rate, and it takes a close frame inside a fragmented message for a violation, which
+    would hide the venue's code and reason.
+    """
 
     def recv_frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.PING:
             self.events.append(frame)
-        else:
-            super().recv_frame(frame)
+            return
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None
+        super().recv_frame(frame)
 
 
 class _Connection(asyncio.Protocol):
@@ -113,8 +121,10 @@ class _Connection(asyncio.Protocol):
         self._closing = False  # this side sent its close frame first
         self._cancelled = False
         self._error: Exception | None = None
+        self._broken = ""  # our own verdict, beside the library's
         self._refused: Response | None = None
         self._parts: list[bytes] = []
+        self._parts_bytes = 0
         self._parts_opcode = 0
         self._backstop: asyncio.TimerHandle | None = None
 
@@ -147,7 +157,7 @@ class _Connection(asyncio.Protocol):
             self._handle(event, now)
         self._flush()
         if self._protocol.close_expected():
-            self._wind_up()
+            self._wind_down()
 
     def eof_received(self) -> None:
         self._protocol.receive_eof()
@@ -183,26 +193,39 @@ class _Connection(asyncio.Protocol):
             if frame.fin:
                 self._message(bytes(frame.data), now, kind)
             else:
-                self._parts, self._parts_opcode = [bytes(frame.data)], kind
+                self._parts_opcode = kind
+                self._keep(frame, now)
         elif opcode is Opcode.CONT:
-            self._parts.append(bytes(frame.data))
-            if frame.fin:
-                payload, self._parts = b"".join(self._parts), []
-                self._message(payload, now, self._parts_opcode)
+            self._keep(frame, now)
         elif opcode is Opcode.PING:
             self._receiver.pinged(bytes(frame.data))
         elif opcode is Opcode.PONG:
             self._receiver.ponged(bytes(frame.data))
 
-    def _wind_up(self) -> None:
+    def _keep(self, frame: Frame, now: int) -> None:
+        self._parts_bytes += len(frame.data)
+        if self._parts_bytes > self._dial.max_frame_bytes:
+            self._broken = f"a message of more than {self._dial.max_frame_bytes} bytes"
+            self._over = True
+            self._protocol.fail(TOO_BIG, self._broken)
+            return
+        self._parts.append(bytes(frame.data))
+        if frame.fin:
+            payload = b"".join(self._parts)
+            self._parts.clear()
+            self._parts_bytes = 0
+            self._message(payload, now, self._parts_opcode)
+
+    def _wind_down(self) -> None:
         """The handshake failed, a close frame came, or the peer broke the rules."""
         transport, protocol = self._transport, self._protocol
-        waiting = self._closing and protocol.close_rcvd is None and protocol.parser_exc is None
+        violated = protocol.parser_exc is not None or self._broken
+        waiting = self._closing and protocol.close_rcvd is None and not violated
         if transport is None or waiting or self._backstop is not None:
             return
         self._over = True
         loop = asyncio.get_running_loop()
-        loop.call_later(LINGER if protocol.parser_exc is not None else 0.0, transport.close)
+        loop.call_later(LINGER if violated else 0.0, transport.close)
         self._backstop = loop.call_later(LAST_WORDS, transport.abort)
 
     def _how(self, exc: Exception | None) -> Closed:
@@ -211,6 +234,8 @@ class _Connection(asyncio.Protocol):
             return Closed(ABNORMAL, f"receiver failed: {self._error!r}", error=self._error)
         if not self._opened:
             return self._failed_handshake(exc)
+        if self._broken:
+            return Closed(TOO_BIG, self._broken)
         if protocol.close_rcvd is not None and protocol.parser_exc is None:
             received = protocol.close_rcvd
             return Closed(int(received.code), received.reason, protocol.close_sent is not None)
@@ -236,7 +261,7 @@ class _Connection(asyncio.Protocol):
         writes = self._protocol.data_to_send()
         if self._transport is not None and not self._transport.is_closing():
             for data in writes:
-                if data:  # an empty one asks for a half-close; `_wind_up` closes for good
+                if data:  # an empty one asks for a half-close; `_wind_down` closes for good
                     self._transport.write(data)
 
     # `Connection`.

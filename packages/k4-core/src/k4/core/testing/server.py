@@ -51,6 +51,7 @@ class ServerPeer:
         self._writer = writer
         self._protocol = ServerProtocol(max_size=None)
         self._events: list[Event] = []
+        self._ended = False
         self.left = asyncio.Event()  # set when the client hung up or this side aborted
 
     @property
@@ -116,9 +117,14 @@ class ServerPeer:
 
     async def raw(self, data: bytes) -> None:
         """These bytes on the TCP connection, whatever they mean."""
-        if not self.left.is_set():
+        if not self.left.is_set() and not self._ended:
             self._writer.write(data)
             await self._writer.drain()
+
+    def end(self) -> None:
+        """Send nothing more (a half-closed TCP connection); what the client sends is still read."""
+        self._ended = True
+        self._writer.write_eof()
 
     def abort(self) -> None:
         """Reset the TCP connection."""
@@ -176,7 +182,7 @@ class ServerPeer:
 
     async def _flush(self) -> None:
         for data in self._protocol.data_to_send():
-            if data and not self._writer.is_closing():
+            if data and not self._ended and not self._writer.is_closing():
                 self._writer.write(data)
             elif not data:
                 self._writer.close()
