@@ -44,6 +44,15 @@ def format_segment(
         )
 
 
+class Total:
+    """`update_num` as the writer knows it, shared by the lanes of a ring."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+
 class Lane:
     """The writing end of one instrument's ring.
 
@@ -61,12 +70,20 @@ class Lane:
         "pack",
         "size",
         "stride",
+        "total",
         "words",
     )
 
     def __init__(
-        self, buffer: memoryview, words: memoryview, kind: Kind, at: int, size: int
+        self,
+        buffer: memoryview,
+        words: memoryview,
+        kind: Kind,
+        at: int,
+        size: int,
+        total: Total,
     ) -> None:
+        self.total = total
         self.buffer = buffer
         self.words = words
         self.base = at + layout.INSTRUMENT_SIZE
@@ -84,7 +101,8 @@ class Lane:
         self.pack(self.buffer, self.base + i % self.size * self.stride, self.name, *values)
         self.words[self.index_word] = i
         self.next = i + 1
-        self.words[0] += 1
+        total = self.total
+        total.value = self.words[0] = total.value + 1
 
     def newest(self) -> memoryview:
         """The bytes of the record written last."""
@@ -115,11 +133,12 @@ class RingWriter:
         self.words = buffer[: len(buffer) // 8 * 8].cast("q")
         _, count, self.buffer_size = layout.HEADER.unpack_from(buffer, 0)
         span = layout.instrument_size(kind, self.buffer_size)
+        total = Total()
         self.lanes = tuple(
-            Lane(buffer, self.words, kind, layout.HEADER_SIZE + i * span, self.buffer_size)
+            Lane(buffer, self.words, kind, layout.HEADER_SIZE + i * span, self.buffer_size, total)
             for i in range(count)
         )
-        self.words[0] = sum(lane.next for lane in self.lanes)
+        total.value = self.words[0] = sum(lane.next for lane in self.lanes)
 
     @classmethod
     def in_memory(cls, kind: Kind, symbols: Sequence[str], buffer_size: int) -> RingWriter:

@@ -103,7 +103,6 @@ class Port:
     ) -> None:
         s = self._slots[slot]
         now = self.now
-        self.calls += 1
         self.seen[slot] = now
         if s.gate or id <= s.last:
             values = (event_us, trade_us, id, bid, bid_vol, ask, ask_vol, bid_count, ask_count)
@@ -132,9 +131,11 @@ class Port:
         words = lane.words
         words[lane.index_word] = i
         lane.next = i + 1
-        words[0] += 1
+        total = lane.total
+        total.value = words[0] = total.value + 1
         self.wins += 1
         if s.recent is not None:
+            self.calls += 1
             self.entry = entry = [now, self, self.bit, slot, id]
             s.remember(id, entry)
         if s.taps:
@@ -176,7 +177,6 @@ class Port:
     ) -> None:
         s = self._slots[slot]
         now = self.now
-        self.calls += 1
         self.seen[slot] = now
         plain = s.plain
         if plain is not None and id == plain.top + 1 and not s.gate and not self.history:
@@ -203,7 +203,6 @@ class Port:
     ) -> None:
         s = self._slots[slot]
         now = self.now
-        self.calls += 1
         self.seen[slot] = now
         values = _flat(event_us, trade_us, id, bids, asks, bid_counts, ask_counts)
         us = trade_us or event_us
@@ -247,6 +246,7 @@ class Port:
         s.lane.publish(s.product_type, *values, local_ns // 1000)
         self.wins += 1
         if s.recent is not None:
+            self.calls += 1
             self.entry = entry = [local_ns, self, self.bit, s.slot, id]
             s.remember(id, entry)
         if s.taps:
@@ -259,6 +259,7 @@ class Port:
             s.top = top
             self.publish(s, id, values, local_ns)
         elif s.recent is not None:
+            self.calls += 1
             self.entry = entry = [local_ns, self, self.bit, s.slot, id]
             s.remember(id, entry)
 

@@ -1,6 +1,6 @@
 """One redundant line: a link, the session of its connection, and its port into the arbiter.
 
-`message` is the hot path's only stop between the transport and the session. With siblings it first
+`message` is made anew for every connection. With siblings it first
 asks the arbiter's memo whether the very same bytes stood for a published update: then the frame is
 a copy, known before anything is decoded.
 """
@@ -35,11 +35,11 @@ class Line:
     last subscribed, 0 while it is not. life: seconds after which it is to be renewed, 0 for never.
     """
 
+    message: Callable[[bytes, int, int], None]
+
     __slots__ = (
         "_arbiter",
-        "_memo",
         "_owner",
-        "_receive",
         "acked_ns",
         "born",
         "feed",
@@ -48,7 +48,6 @@ class Line:
         "link",
         "marked",
         "message",
-        "messages",
         "port",
         "reconnects",
         "watch",
@@ -71,7 +70,6 @@ class Line:
             f"{feed.name}#{id}", self._control, heir_of.port if heir_of else None
         )
         self.watch = watch
-        self.messages = 0
         self.reconnects = 0
         self.acked_ns = 0
         self.born = 0.0
@@ -79,10 +77,7 @@ class Line:
         self.marked: tuple[int, list[int]] = (0, [])
         self._arbiter = arbiter
         self._owner = owner
-        self._memo = arbiter.memo
-        self._receive: Callable[[bytes, int, Sink], None] = _deaf
-        shared = arbiter.shared and not feed.stateful
-        self.message: Callable[[bytes, int, int], None] = self._shared if shared else self._alone
+        self._hear(_deaf)
 
     @property
     def last_message_ns(self) -> int:
@@ -102,37 +97,45 @@ class Line:
         wins, bins = self.marked
         return sample(self.port.wins - wins, self.port.lag.bins, bins)
 
-    # The hot path
-
-    def _alone(self, payload: bytes, received_ns: int, opcode: int, /) -> None:
-        self.messages += 1
+    @property
+    def messages(self) -> int:
+        """Updates that it brought, published or not."""
         port = self.port
-        port.now = received_ns
-        self._receive(payload, received_ns, port)
+        return port.wins + port.duplicates + port.stale
 
-    def _shared(self, payload: bytes, received_ns: int, opcode: int, /) -> None:
-        self.messages += 1
-        port = self.port
-        port.now = received_ns
-        entry = self._memo.get(payload)
-        if entry is not None:
-            slot = entry[3]
-            if entry[4] >= port.own[slot]:
-                port.own[slot] = entry[4]
-                port.seen[slot] = received_ns
-                port.copied(entry)
-                return
-        port.entry = None
-        port.calls = 0
-        self._receive(payload, received_ns, port)
-        entry = port.entry
-        if entry is not None and port.calls == 1:
-            self._arbiter.remember(payload, entry)
+    def _hear(self, receive: Callable[[bytes, int, Sink], None]) -> None:
+        """Make `message`, the hot path's only stop between the transport and a session."""
+        port, arbiter = self.port, self._arbiter
+
+        def alone(payload: bytes, received_ns: int, opcode: int, /) -> None:
+            port.now = received_ns
+            receive(payload, received_ns, port)
+
+        known, own, seen, copied = arbiter.memo.get, port.own, port.seen, port.copied
+
+        def shared(payload: bytes, received_ns: int, opcode: int, /) -> None:
+            port.now = received_ns
+            entry = known(payload)
+            if entry is not None:
+                slot, id = entry[3], entry[4]
+                if id >= own[slot]:
+                    own[slot] = id
+                    seen[slot] = received_ns
+                    copied(entry)
+                    return
+            port.entry = None
+            port.calls = 0
+            receive(payload, received_ns, port)
+            entry = port.entry
+            if entry is not None and port.calls == 1:
+                arbiter.remember(payload, entry)
+
+        self.message = shared if arbiter.shared and not self.feed.stateful else alone
 
     # The link's owner
 
     def link_opened(self, link: Link, /) -> None:
-        self._receive = self.feed.session().receive
+        self._hear(self.feed.session().receive)
         self.port.history.clear()
         if link.opened_count > 1:
             self.reconnects += 1
@@ -141,7 +144,6 @@ class Line:
         self._owner.line_up(self)
 
     def link_down(self, link: Link, how: Closed, retry_in: float, /) -> None:
-        self._receive = _deaf
         self.acked_ns = 0
         self.port.serving_ns = 0
         self._owner.line_down(self, how, retry_in)

@@ -71,6 +71,7 @@ def newer(port: Port, s: Slot, id: int, us: int, values: tuple[Any, ...]) -> boo
     """Judge a quote or a book that is not plainly the newest: its id is not above the last one, or
     the slot has seen a reset."""
     slot = s.slot
+    port.calls += 1
     if s.gate and not admits(port, s, id, us):
         port.stale += 1
         port.own[slot] = id
@@ -107,6 +108,7 @@ def fresh(
 ) -> bool:
     """Judge a trade that is not plainly the next one."""
     slot = s.slot
+    port.calls += 1
     history = port.history.get(slot)
     if history is not None and id in history:
         port.duplicates += 1
