@@ -145,3 +145,14 @@ def test_times_beyond_what_a_record_holds_are_refused() -> None:
         sink = told(feed(), json.dumps(frame))
         assert sink.drops == (["malformed"] if dropped else [])
         assert all(isinstance(r, Trade) and r.trade_timestamp_us < 2**64 for r in sink.records)
+
+
+@pytest.mark.parametrize("stream", PAYLOADS)
+def test_times_of_sixteen_digits_are_microseconds_on_every_stream(stream: str) -> None:
+    for given_us, e, t in (
+        ((1786541222707000, 1786541222706000), 1786541222707, 1786541222706),
+        ((1786541222707123, 1786541222706456), 1786541222707123, 1786541222706456),
+    ):
+        frame = {"stream": f"btcusdt@{stream}", "data": PAYLOADS[stream] | {"E": e, "T": t}}
+        (record,) = told(feed(), json.dumps(frame)).records
+        assert (record.event_timestamp_us, record.trade_timestamp_us) == given_us
