@@ -32,7 +32,16 @@ app.add_typer(shm, name="shm")
 Config = Annotated[Path, typer.Argument(help="Configuration file (JSON).", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout.")]
 Store = Annotated[str, typer.Argument(help="Name of a store.", show_default=False)]
-LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def _level(text: str) -> str:
+    if text.lower() not in LOG_LEVELS:
+        raise typer.BadParameter(f"it is none of {', '.join(LOG_LEVELS)}")
+    return text.lower()
+
+
+LogLevel = Annotated[str, typer.Option(callback=_level, help=", ".join(LOG_LEVELS))]
 
 
 @app.command()
