@@ -955,6 +955,14 @@ def test_retry_after(value: str | None, seconds: float) -> None:
     assert retry_after(value, NOON_NS) == seconds
 
 
+def test_a_dial_shows_no_key() -> None:
+    dial = Dial(url="wss://venue.invalid/", headers={"X-MBX-APIKEY": "secret"}, address="10.0.0.1")
+    assert repr(dial) == (
+        "Dial('wss://venue.invalid/', address='10.0.0.1', headers=['X-MBX-APIKEY'])"
+    )
+    assert "secret" not in f"{dial} {[dial]}"
+
+
 # The transport in memory keeps the same order.
 
 

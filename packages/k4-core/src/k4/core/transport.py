@@ -124,6 +124,10 @@ class Dial(msgspec.Struct, frozen=True, kw_only=True):
     ssl_context: ssl.SSLContext | None = None
     address: str = ""
 
+    def __repr__(self) -> str:
+        """Without the values of headers: one of them may be a key."""
+        return f"Dial({self.url!r}, address={self.address!r}, headers={sorted(self.headers)})"
+
 
 class Attempt(Protocol):
     """A connection attempt under way."""
