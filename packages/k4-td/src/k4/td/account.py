@@ -1,0 +1,534 @@
+"""One account at one venue: every request from intent to outcome.
+
+The order of things is the promise: checks, then the journal, then the venue, then what came of it.
+A request whose outcome is not known leaves its order in doubt, which only the venue settles (see
+`resolve.py`); nothing is sent again because no answer came. What is heard is joined into the state
+(`state.py`), so that events need no buffering while a snapshot is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from k4.core.clock import Clock
+from k4.core.errors import SymbolError
+from k4.core.trading import (
+    ZERO,
+    Balance,
+    BalanceChanged,
+    Connected,
+    Direction,
+    Disconnected,
+    DuplicateOrder,
+    Event,
+    Fault,
+    Fill,
+    Filled,
+    ForeignOrder,
+    InvalidOrder,
+    JournalError,
+    KeyRefreshed,
+    NewOrder,
+    NotReady,
+    NotSent,
+    OrderChanged,
+    OrderError,
+    OrderMissing,
+    OrderStatus,
+    OrderUpdate,
+    OutcomeUnknown,
+    Position,
+    PositionChanged,
+    PositionSide,
+    VenueRefused,
+)
+from k4.td import filters
+from k4.td import state as states
+from k4.td.amending import Amender
+from k4.td.filters import SymbolRules
+from k4.td.journal import Journal
+from k4.td.kill import KillSwitch
+from k4.td.orders import Orders, name_of
+from k4.td.quotes import Quote, Quotes
+from k4.td.recovery import Recovery
+from k4.td.request import Request
+from k4.td.resolver import Resolver
+from k4.td.risk import Figures, RiskGate
+from k4.td.state import CANCEL, PLACE, OrderState
+from k4.td.timing import Timing
+from k4.td.venue import OrderRef, Report, Venue
+
+
+class Account:
+    """Implements `VenueSink`. `emit` gets every event; `ready` says whether orders are taken."""
+
+    def __init__(
+        self,
+        venue: Venue,
+        journal: Journal,
+        gate: RiskGate,
+        quotes: Quotes,
+        kill: KillSwitch,
+        clock: Clock,
+        timing: Timing,
+        recv_window: float,
+        make_id: Callable[[], str],
+        emit: Callable[[Event], None],
+    ) -> None:
+        self.venue = venue
+        self.type = venue.account
+        self.journal = journal
+        self.orders = Orders()
+        self.positions: dict[tuple[str, PositionSide], Position] = {}
+        self.balances: dict[str, Balance] = {}
+        self.clock = clock
+        self.timing = timing
+        self.recv_window = recv_window
+        self.emit = emit
+        self.ready = asyncio.Event()
+        self.stopping = False
+        self.gate = gate
+        self._quotes = quotes
+        self.kill = kill
+        self.make_id = make_id
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._requests = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._unheard: set[str] = set()
+        self.resolver = Resolver(self)
+        self._recovery = Recovery(self)
+        self._amender = Amender(self)
+
+    # Life.
+
+    def replay(self) -> list[str]:
+        """Load what the journal left open; the client ids whose strategies are gone with the last
+        process and who wanted their orders cancelled."""
+        kept = self.journal.open_orders(self.type)
+        for entry in kept:
+            self.orders.put(entry.state)
+        return [entry.state.order.client_order_id for entry in kept if entry.cancel_on_disconnect]
+
+    async def open(self) -> None:
+        """Begin; `ready` is set when the account is reconciled. Raises OrderError."""
+        self._recovery.orphans = self.replay()
+        await self.venue.open(self)
+
+    async def close(self) -> None:
+        """Take no more; wait a little for answers, then close. What is still open in the journal
+        is in doubt at the next start, as after a crash."""
+        self.stopping = True
+        self.ready.clear()
+        timer = self.clock.call_later(self.timing.drain, self._quiet.set)
+        await self._quiet.wait()
+        timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.venue.close()
+        self._quotes.close()
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """A task that ends with the account; an error that nobody expected is reported."""
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._spawned_done)
+        return task
+
+    def _spawned_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            code = error.code if isinstance(error, OrderError) else "internal"
+            self.complain(code, f"{type(error).__name__}: {error}")
+
+    def complain(
+        self, code: str, message: str, remedy: str = "", client_order_id: str = ""
+    ) -> None:
+        self.emit(
+            Fault(
+                code=code,
+                message=message,
+                remedy=remedy,
+                account_type=self.type.value,
+                client_order_id=client_order_id,
+            )
+        )
+
+    # Orders.
+
+    async def place(
+        self, order: NewOrder, owner: str = "", cancel_on_disconnect: bool = False
+    ) -> OrderUpdate:
+        """Send a new order. The order as it is after the venue's answer, or unknown; raises
+        NotSent or VenueRefused, with the rejected order in `error.order` where it was written
+        down."""
+        order = self._prepare(order)
+        rules = self.check(order)
+        self.venue.validate(order)
+        self.gate.check(
+            order, rules, self.figures(order), self.quote(rules), self.clock.monotonic()
+        )
+        state = states.intend(order, self.now_us())
+        self.journal.intend_place(state, owner, cancel_on_disconnect)
+        self.put(state)
+        key = order.client_order_id
+        with Request(self, key, PLACE):
+            try:
+                report = await self.venue.place(order)
+            except DuplicateOrder as error:
+                # The id is unique to this journal, so the live order can only be this one.
+                self.doubt(key, PLACE, str(error))
+            except (VenueRefused, NotSent) as error:
+                self.change(states.refuse(self.known(key), error.message))
+                error.order = self.view(key)
+                raise
+            except OutcomeUnknown as error:
+                self.doubt(key, PLACE, error.message)
+            else:
+                self.expect_event(key)
+                self.change(states.hear(states.settle(self.known(key), PLACE), report))
+        return self.view(key)
+
+    def _prepare(self, order: NewOrder) -> NewOrder:
+        """With the venue's spelling of the symbol and a client id."""
+        self.kill.check()
+        if self.stopping or not self.ready.is_set():
+            raise NotReady(
+                "stopping" if self.stopping else "disconnected",
+                f"{self.type} is not connected and reconciled",
+                remedy="wait for the connected event",
+            )
+        rules = self._rules(order.symbol)
+        key = order.client_order_id or self.make_id()
+        if self.orders.get(key) is not None:
+            raise JournalError("client_order_id", f"client order id {key!r} was used before")
+        return msgspec.structs.replace(order, symbol=rules.symbol, client_order_id=key)
+
+    def _rules(self, symbol: str) -> SymbolRules:
+        try:
+            return self.venue.symbols.find(symbol)
+        except SymbolError as error:
+            raise InvalidOrder("symbol", error.message, remedy=error.remedy) from None
+
+    def check(self, order: NewOrder) -> SymbolRules:
+        rules = self._rules(order.symbol)
+        quote = self.quote(rules)
+        reference = (
+            filters.worst_price(order.direction, quote.bid, quote.ask)
+            if quote is not None
+            else ZERO
+        )
+        filters.check(rules, order, reference, self.orders.open_on(rules.symbol))
+        return rules
+
+    def quote(self, rules: SymbolRules) -> Quote | None:
+        return self._quotes.quote(rules.symbol)
+
+    def figures(self, order: NewOrder, leave_out: OrderState | None = None) -> Figures:
+        buys = self.orders.exposure(order.symbol, Direction.BUY)
+        sells = self.orders.exposure(order.symbol, Direction.SELL)
+        if leave_out is not None and order.direction is Direction.BUY:
+            buys -= leave_out.exposure
+        elif leave_out is not None:
+            sells -= leave_out.exposure
+        return Figures(
+            position=self._position(order),
+            buys=buys,
+            sells=sells,
+            open_orders=self.orders.open_count - (leave_out is not None),
+        )
+
+    def _position(self, order: NewOrder) -> Decimal:
+        if self.venue.replaces:  # spot: what is owned of the base asset
+            balance = self.balances.get(self._rules(order.symbol).base)
+            return balance.total if balance is not None else ZERO
+        position = self.positions.get((order.symbol, order.position_side))
+        return position.quantity if position is not None else ZERO
+
+    async def cancel(self, key: str) -> OrderUpdate:
+        """Ask the venue to cancel. The order as it is then: canceled, or unknown. Raises
+        OrderMissing, with the order in `error.order`, where the venue has nothing to cancel."""
+        state = self.known(key)
+        if state.final:
+            raise self.finality(state)
+        seq = self.journal.intend(state, "cancel", {}, self.now_us())
+        self.change(states.ask(state, CANCEL))
+        with Request(self, key, CANCEL, seq) as request:
+            try:
+                report = await self.venue.cancel(self.ref(state))
+            except OrderMissing as error:
+                # Final already, or not yet there: only a query can tell which.
+                request.outcome(error.message)
+                self.change(states.settle(self.known(key), CANCEL))
+                await self.resolver.look(key)
+                error.order = self.view(key)
+                raise
+            except (VenueRefused, NotSent) as error:
+                request.outcome(error.message)
+                self.change(states.settle(self.known(key), CANCEL))
+                error.order = self.view(key)
+                raise
+            except OutcomeUnknown as error:
+                request.outcome(f"unknown: {error.message}")
+                self.doubt(key, CANCEL, error.message)
+            else:
+                request.outcome("done")
+                self.change(states.hear(states.settle(self.known(key), CANCEL), report))
+        return self.view(key)
+
+    async def amend(
+        self, key: str, quantity: Decimal | None, price: Decimal | None, owner: str, cancels: bool
+    ) -> OrderUpdate:
+        """See `Amender.amend`."""
+        return await self._amender.amend(key, quantity, price, owner, cancels)
+
+    async def cancel_all(self, symbol: str = "") -> list[OrderUpdate]:
+        """Cancel everything open at the venue, foreign and conditional orders included. What was
+        open, as it is then; an order that is not final there was not confirmed. Raises OrderError
+        where the venue could not be asked."""
+        wanted = self._rules(symbol).symbol if symbol else ""
+        seq = self.journal.intend_cancel_all(self.type, wanted, self.now_us())
+        return await self._recovery.cancel_all(wanted, seq)
+
+    # Queries.
+
+    async def query(self, key: str) -> OrderUpdate:
+        """The venue's word on one order. Raises OrderMissing where it knows none and the order was
+        never in doubt."""
+        state = self.known(key)
+        try:
+            self.report(await self.venue.order(self.ref(state)))
+        except OrderMissing as error:
+            state = self.known(key)
+            if state.venue is None and (state.doubts or state.waiting or state.final):
+                return self.view(key)
+            error.order = self.view(key)
+            raise
+        return self.view(key)
+
+    async def query_open(self, symbol: str = "") -> list[OrderUpdate]:
+        """What is open: the venue's list, and what is in doubt here. Never a partial list."""
+        wanted = self._rules(symbol).symbol if symbol else ""
+        listed = await self.venue.open_orders(wanted)
+        for report in listed:
+            self.report(report)
+        keys = {self._key(report) for report in listed}
+        return [
+            states.view(state)
+            for state in self.orders.open()
+            if (not wanted or state.order.symbol == wanted)
+            and (name_of(state) in keys or state.doubts or state.waiting)
+        ]
+
+    async def query_positions(self) -> list[Position]:
+        return await self._recovery.load_positions()
+
+    async def query_balances(self) -> list[Balance]:
+        return await self._recovery.load_balances()
+
+    # What the venue says.
+
+    def up(self) -> None:
+        self._recovery.begin()
+
+    def down(self, reason: str) -> None:
+        self._recovery.halt()
+        self.ready.clear()
+        if not self.stopping:
+            self.emit(Disconnected(account_type=self.type, reason=reason))
+
+    def report(self, report: Report) -> None:
+        """A report of an event or a query."""
+        state = self._find(report)
+        if state is None:
+            self._foreign(report)
+            return
+        self._unheard.discard(state.order.client_order_id)
+        self.change(states.hear(state, report))
+
+    def position(self, position: Position) -> None:
+        key = position.symbol, position.position_side
+        known = self.positions.get(key)
+        if known is not None and known.update_time_us > position.update_time_us:
+            return
+        self.positions[key] = position
+        if position != known:
+            self.emit(PositionChanged(position))
+
+    def balance(self, balance: Balance) -> None:
+        known = self.balances.get(balance.asset)
+        if known is not None and known.update_time_us > balance.update_time_us:
+            return
+        self.balances[balance.asset] = balance
+        if balance != known:
+            self.emit(BalanceChanged(balance))
+
+    def late_fill(self, fill: Fill) -> None:
+        """An execution from the venue's list, which names orders by the venue's id alone."""
+        state = self.orders.by_venue_id(fill.symbol, fill.order_id)
+        if state is None:
+            state = self.journal.find_by_venue_id(self.type, fill.symbol, fill.order_id)
+        if state is None or state.foreign:
+            self.journal.add_fills([fill])
+            return
+        named = msgspec.structs.replace(fill, client_order_id=state.order.client_order_id)
+        self.change(states.fill(state, [named]))
+
+    def fault(self, fault: Fault) -> None:
+        self.emit(fault)
+
+    def key_refreshed(self, created: bool) -> None:
+        self.emit(KeyRefreshed(account_type=self.type, created=created))
+
+    def connected(self) -> None:
+        """Reconciled: take orders."""
+        self.ready.set()
+        self.emit(Connected(account_type=self.type))
+        for state in self.orders.open():
+            self._enforce_kill(state)
+
+    def _find(self, report: Report) -> OrderState | None:
+        state = self.orders.get(self._key(report))
+        if state is None and report.client_order_id:
+            state = self.journal.find(self.type, report.client_order_id)
+        return state or self.orders.by_venue_id(report.symbol, report.order_id)
+
+    def _key(self, report: Report) -> str:
+        return report.client_order_id or f"#{report.order_id}"
+
+    def _foreign(self, report: Report) -> None:
+        state = states.foreign(report, self.type)
+        if state.final and not report.fills:
+            return
+        self.orders.put(state)
+        self.emit(ForeignOrder(states.view(state)))
+
+    # The state of orders.
+
+    def known(self, key: str) -> OrderState:
+        """Raises OrderMissing for an id that this journal has never seen."""
+        state = self.orders.get(key) or self.journal.find(self.type, key)
+        if state is None:
+            raise OrderMissing(
+                "missing", f"no order {key[:60]!r} is known here", remedy="check client_order_id"
+            )
+        return state
+
+    def view(self, key: str) -> OrderUpdate:
+        return states.view(self.known(key))
+
+    def ref(self, state: OrderState) -> OrderRef:
+        return OrderRef(
+            symbol=state.order.symbol,
+            client_order_id=state.order.client_order_id,
+            order_id=state.order_id,
+            recv_window=state.order.recv_window,
+        )
+
+    def change(self, state: OrderState) -> None:
+        """The order is now thus: remember, write down, tell. A journal that cannot be written
+        stops new orders (their intents fail), not the truth about those that are out."""
+        key = name_of(state)
+        before = self.orders.get(key)
+        if before is None and not state.foreign:
+            before = self.journal.find(self.type, key)
+        if state == before:
+            return
+        known = before.fills if before is not None else {}
+        fills = [fill for name, fill in state.fills.items() if name not in known]
+        self.orders.put(state)
+        if not state.foreign:
+            try:
+                self.journal.save(state, fills)
+            except JournalError as error:
+                self.complain(error.code, error.message, error.remedy, key)
+        for fill in fills:
+            self.emit(Filled(fill))
+        if before is None or states.view(before) != states.view(state):
+            update = states.view(state)
+            self.emit(ForeignOrder(update) if state.foreign else OrderChanged(update))
+        self._enforce_kill(state)
+
+    def doubt(self, key: str, request: str, reason: str) -> None:
+        """The outcome of a request is not known: show it, and ask the venue."""
+        self.change(states.doubt(self.known(key), request, reason))
+        if self.known(key).doubts:
+            self.resolver.begin(key)
+
+    def resolve(self, key: str) -> None:
+        """Ask the venue about an order that is in doubt already."""
+        self.resolver.begin(key)
+
+    def put(self, state: OrderState) -> None:
+        """A new order, written down already."""
+        self.orders.put(state)
+        self.emit(OrderChanged(states.view(state)))
+
+    def finality(self, state: OrderState) -> OrderError:
+        error = OrderMissing(
+            "missing",
+            f"order {state.order.client_order_id} is {state.status} already",
+            remedy="nothing is left to cancel or change",
+        )
+        error.order = states.view(state)
+        return error
+
+    def _enforce_kill(self, state: OrderState) -> None:
+        """Trading is killed and an order shows up at the venue all the same (it was on its way)."""
+        open_there = state.status in (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED)
+        if self.kill.reason and open_there and not state.foreign and not state.waiting:
+            self.spawn(self._cancel_quietly(state.order.client_order_id))
+
+    async def _cancel_quietly(self, key: str) -> None:
+        state = self.known(key)
+        if state.final or CANCEL in state.waiting:
+            return
+        try:
+            await self.cancel(key)
+        except OrderMissing:
+            return  # final already
+        except OrderError as error:
+            self.complain(error.code, f"cannot cancel {key}: {error.message}", error.remedy, key)
+
+    def cancel_soon(self, key: str) -> asyncio.Task[Any]:
+        """Cancel without anybody waiting for it."""
+        return self.spawn(self._cancel_quietly(key))
+
+    # Silence.
+
+    def expect_event(self, key: str) -> None:
+        """The venue accepted an order, so its stream must tell of it (sheet: a stream that stays
+        silent after an own order is broken, whatever its socket says)."""
+        self._unheard.add(key)
+        self.clock.call_later(self.timing.silence, self._unheard_still, key)
+
+    def _unheard_still(self, key: str) -> None:
+        if key not in self._unheard or self.stopping:
+            return
+        self._unheard.clear()
+        self.complain(
+            "stream.silent",
+            f"no event of order {key} within {self.timing.silence:g} s",
+            "K4 connects anew and reconciles; check the user data URL if it happens again",
+        )
+        self.venue.suspect("the stream is silent")
+
+    # Requests under way.
+
+    def entered(self) -> None:
+        self._requests += 1
+        self._quiet.clear()
+
+    def left(self) -> None:
+        self._requests -= 1
+        if not self._requests:
+            self._quiet.set()
+
+    def now_us(self) -> int:
+        return self.clock.time_ns() // 1000

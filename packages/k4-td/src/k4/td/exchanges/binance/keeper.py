@@ -1,0 +1,144 @@
+"""Keeps one connection of a kind alive: connects, reconnects, and replaces it before the venue cuts
+it at 24 h, so that nothing is missed (the new one is open before the old one closes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+from k4.core.clock import Clock
+from k4.core.retry import backoff
+from k4.core.trading import OrderError
+from k4.td.exchanges.binance.stream import Line
+from k4.td.timers import sleep
+from k4.td.timing import Timing
+
+_L = TypeVar("_L", bound=Line)
+
+
+class Keeper(Generic[_L]):
+    """up, down: the connection is usable, or lost. failed: why an attempt came to nothing."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[_L]],
+        clock: Clock,
+        timing: Timing,
+        *,
+        up: Callable[[], None],
+        down: Callable[[str], None],
+        failed: Callable[[OrderError], None],
+    ) -> None:
+        self._connect = connect
+        self._clock = clock
+        self._timing = timing
+        self._up = up
+        self._down = down
+        self._failed = failed
+        self._rng = random.Random()
+        self._current: _L | None = None
+        self._turn = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    @property
+    def line(self) -> _L | None:
+        """The connection to use now, None while there is none."""
+        current = self._current
+        return current if current is not None and current.socket.open_now else None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def reconnect(self, reason: str) -> None:
+        """Drop the connection and open another: it is no longer to be trusted."""
+        if self._current is not None:
+            self._current.socket.end(reason)
+
+    def replace(self) -> None:
+        """Open another, then close this one: the venue has announced that it will."""
+        self._turn.set()
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        if self._current is not None:
+            await self._current.close()
+            self._current = None
+
+    async def _run(self) -> None:
+        delays = backoff(self._rng, self._timing.retry_base, self._timing.retry_cap)
+        while True:
+            line = await self._attempt()
+            if line is None:
+                await sleep(self._clock, next(delays))
+                continue
+            born = self._clock.monotonic()
+            self._current = line
+            self._up()
+            reason = await self._live()
+            self._current, gone = None, self._current
+            self._down(reason)
+            if gone is not None:
+                self._retire(gone)
+            # A connection that lasted starts over with short delays.
+            if self._clock.monotonic() - born > self._timing.retry_cap:
+                delays = backoff(self._rng, self._timing.retry_base, self._timing.retry_cap)
+            await sleep(self._clock, next(delays))
+
+    async def _attempt(self) -> _L | None:
+        try:
+            return await self._connect()
+        except OrderError as error:
+            self._failed(error)
+            return None
+
+    async def _live(self) -> str:
+        """Until the connection is lost, over any number of planned replacements."""
+        while True:
+            current = self._current
+            assert current is not None
+            turn = asyncio.ensure_future(self._due())
+            try:
+                either: set[asyncio.Future[Any]] = {turn, current.ended}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                turn.cancel()
+            if current.ended.done():
+                return current.ended.result()
+            successor = await self._attempt()
+            if successor is None:
+                await sleep(self._clock, self._timing.retry_cap / 10)
+                self._turn.set()  # due still; the old one serves meanwhile
+                continue
+            self._current = successor
+            self._retire(current)
+
+    async def _due(self) -> None:
+        timer = self._clock.call_later(self._timing.max_life, self._turn.set)
+        try:
+            await self._turn.wait()
+        finally:
+            timer.cancel()
+        self._turn.clear()
+
+    def _retire(self, line: _L) -> None:
+        task = asyncio.get_running_loop().create_task(self._drain(line))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _drain(self, line: _L) -> None:
+        """Answers that are still owed are waited for; then the connection is closed."""
+        deadline = self._clock.monotonic() + self._timing.answer
+        try:
+            while line.busy and self._clock.monotonic() < deadline:
+                await sleep(self._clock, min(0.05, self._timing.drain))
+        finally:
+            await line.close()
