@@ -502,7 +502,11 @@ CASES: list[tuple[Any, str]] = [
     (spot(symbols=["A B"]), "connections[0].spot.symbols[0]: must be a symbol without spaces"),
     (spot(bbo_shm_name=""), "connections[0].spot: spot names no store, so it would do nothing: gi"),
     (spot(bbo_shm_name="a b"), "connections[0].spot.bbo_shm_name: must be a name without slashes"),
-    (spot(bbo_shm_name=".."), "connections[0].spot.bbo_shm_name: must be a name without slashes"),
+    (
+        spot(bbo_shm_name=".x"),
+        "connections[0].spot.bbo_shm_name: must not begin with '.' or 'k4c.'",
+    ),
+    (spot(bbo_shm_name="k4c.x"), "connections[0].spot.bbo_shm_name: must not begin with '.' or"),
     (spot(bbo_shm_name="x" * 201), "connections[0].spot.bbo_shm_name: is longer than 200 bytes"),
     (
         spot(trade_shm_name="/spot_bbo"),

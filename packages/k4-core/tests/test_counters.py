@@ -365,10 +365,11 @@ def test_killed_writer_is_dead_and_its_object_is_replaced(name: str) -> None:
 def test_leftover_of_a_writer_killed_while_starting_is_swept(name: str) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    leftover = Path(f"/dev/shm/k4c.{name}.{process.pid}.new")
-    leftover.write_bytes(b"")
-    CountersWriter(name).close()
-    assert not leftover.exists()
+    for pid in (process.pid, os.getpid()):  # in a container a successor often has the same pid
+        leftover = Path(f"/dev/shm/k4c.{name}.{pid}.new")
+        leftover.write_bytes(b"")
+        CountersWriter(name).close()
+        assert not leftover.exists()
 
 
 def test_readers_that_ask_for_life_do_not_keep_a_successor_out(name: str) -> None:

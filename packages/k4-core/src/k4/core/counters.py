@@ -34,6 +34,7 @@ from k4.core.counter_table import (
     table_size,
 )
 from k4.core.errors import K4Error, StoreBusy, StoreForeign, StoreFull, StoreMissing
+from k4.core.segment import SHM_DIR, names_it, require_ordered_memory
 
 __all__ = [
     "CounterRow",
@@ -46,7 +47,7 @@ __all__ = [
     "list_counters",
 ]
 
-DIRECTORY = Path("/dev/shm")
+DIRECTORY = Path(SHM_DIR)
 PREFIX = "k4c."
 _UNFINISHED = ".new"
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,180}")
@@ -70,6 +71,7 @@ class CountersWriter(Counters):
         clock: Clock | None = None,
     ) -> None:
         self.path = _path(name)
+        require_ordered_memory(name)
         clock = clock or SystemClock()
         size = table_size(rows, words)
         _sweep(name)
@@ -91,7 +93,7 @@ class CountersWriter(Counters):
         """Mark the table closed and let it go; `unlink` False leaves the last values readable."""
         if self.closed:
             return
-        if unlink and _is_at(self._fd, self.path):
+        if unlink and names_it(self.path.name, self._fd):
             self.path.unlink(missing_ok=True)
         super().close()
         self._view.release()
@@ -201,7 +203,7 @@ def _lock_former(name: str) -> int | None:
             while not _take(fd, fcntl.LOCK_EX):
                 if not _take(fd, fcntl.LOCK_SH):
                     raise StoreBusy(f"{PREFIX}{name}", _pid(fd))
-            if _is_at(fd, path):
+            if names_it(path.name, fd):
                 return fd
         except BaseException:
             os.close(fd)
@@ -246,25 +248,15 @@ def _sweep(name: str) -> None:
     """Remove what a writer that died while it was starting left under a temporary name."""
     for path in DIRECTORY.glob(f"{PREFIX}{name}.*{_UNFINISHED}"):
         pid = path.name.removesuffix(_UNFINISHED).rpartition(".")[2]
-        if Path("/proc", pid).exists():
+        if pid != str(os.getpid()) and Path("/proc", pid).exists():
             continue  # it may be between making the object and locking it
         with suppress(OSError):
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
-                if _take(fd, fcntl.LOCK_EX) and _is_at(fd, path):
+                if _take(fd, fcntl.LOCK_EX) and names_it(path.name, fd):
                     path.unlink()
             finally:
                 os.close(fd)
-
-
-def _is_at(fd: int, path: Path) -> bool:
-    """The open object is the one that the path names."""
-    mine = os.fstat(fd)
-    try:
-        there = path.stat()
-    except FileNotFoundError:
-        return False
-    return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
 
 
 def _pid(fd: int) -> int:

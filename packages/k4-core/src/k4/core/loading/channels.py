@@ -5,8 +5,10 @@ from __future__ import annotations
 import ipaddress
 import itertools
 
+from k4.core import wire
 from k4.core.config import Address, ReceiverStore, UdpReceiver, UdpTarget
 from k4.core.enums import Kind, ProductType
+from k4.core.layout import LAYOUTS
 from k4.core.loading.document import Section, Value, each, one_of
 from k4.core.loading.products import stores
 from k4.core.loading.schema import VENUES, market_data_plugins
@@ -24,8 +26,7 @@ from k4.core.loading.values import (
     text,
 )
 
-# Header, one record of the largest kind, tag; and what IPv4 leaves of 65,535 bytes.
-MIN_MTU, MAX_MTU = 32 + 288 + 16, 65_507
+MIN_MTU = wire.HEADER_SIZE + max(layout.size for layout in LAYOUTS.values()) + wire.TAG_SIZE
 SECTIONS = ("spot", "ubase")
 PRODUCT_TYPES = {member.name.replace("_", "").lower(): int(member) for member in ProductType}
 
@@ -45,7 +46,7 @@ def _target(value: Value) -> UdpTarget:
         port=section.need("port", by=integer(1, 65_535), default=0),
         enabled=section.read("enabled", by=flag, default=False),
         cores=section.read("cpu_affinity", by=cores, default=()),
-        mtu=section.read("mtu", by=integer(MIN_MTU, MAX_MTU), default=1472),
+        mtu=section.read("mtu", by=integer(MIN_MTU, wire.MAX_UDP_PAYLOAD), default=1472),
         key=section.read("key", by=mac_key, default=None),
         multicast_ttl=section.read("multicast_ttl", by=integer(0, 255), default=1),
     )

@@ -26,6 +26,7 @@ from k4.core.loading.values import (
 
 MAX_LINES = 256
 SBE_KEY = "x-mbx-apikey"
+RESERVED = "k4c."  # counters live beside the stores in /dev/shm
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -70,6 +71,8 @@ def stores(section: Section, keys: Mapping[Kind, tuple[str, ...]], prefix: str) 
         path = section.at(next(key for key in names if section.has(key)))
         found[kind] = prefix + name
         section.findings.claim("shm name", found[kind], path)
+        if found[kind].startswith((".", RESERVED)):
+            section.findings.problem(path, f"must not begin with '.' or {RESERVED!r}")
         if len(found[kind].encode()) > MAX_STORE_NAME:
             section.findings.problem(path, f"is longer than {MAX_STORE_NAME} bytes")
     return found

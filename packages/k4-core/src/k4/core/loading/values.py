@@ -18,6 +18,7 @@ from k4.core.config import Address, Secret
 from k4.core.errors import K4Error
 from k4.core.layout import encode_symbol
 from k4.core.loading.document import Real, Value, attempt, each, nearest
+from k4.core.wire import MAX_KEY_BYTES
 
 MAX_CORE = 8191  # NR_CPUS of Linux ends there
 MAX_STORE_NAME = 200  # of 255 bytes; the rest is for temporary names beside it
@@ -82,7 +83,7 @@ def module_name(value: Value) -> str:
 def store_name(value: Value) -> str:
     """A store's name without its leading slash; empty where there is none."""
     name = value.text().removeprefix("/")
-    if name and (not _STORE_NAME.fullmatch(name) or name in {".", ".."}):
+    if name and not _STORE_NAME.fullmatch(name):
         value.fail("must be a name without slashes and spaces")
     return name
 
@@ -223,10 +224,10 @@ def secret(value: Value) -> Secret:
 
 
 def mac_key(value: Value) -> Secret:
-    """The key of a datagram's tag; BLAKE2b takes at most 64 bytes."""
+    """The key of a datagram's tag."""
     found = secret(value)
-    if len(found.reveal().encode()) > 64:
-        value.fail("must have at most 64 bytes")
+    if len(found.reveal().encode()) > MAX_KEY_BYTES:
+        value.fail(f"must have at most {MAX_KEY_BYTES} bytes")
     return found
 
 
