@@ -145,7 +145,8 @@ class RelayedPort(Port):
         lane.buffer[at : at + lane.stride] = values[0]
         lane.words[lane.index_word] = i
         lane.next = i + 1
-        lane.words[0] += 1
+        total = lane.total
+        total.value = lane.words[0] = total.value + 1
         self.wins += 1
         if s.taps:
             self._tell(s)
