@@ -4,50 +4,25 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
+from sim_client import Json, ask, binance, dial
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
+from k4.core.clock import Clock
 from k4.core.enums import Kind
 from k4.core.testing import ManualClock
 from k4.runner.sim import ws
 from k4.runner.sim.binance_feeds import COMBINED, MICROSECONDS, Desk, specs
 from k4.runner.sim.client import Client
 from k4.runner.sim.ledger import Ledger, SeriesKey
-from k4.runner.sim.market import Aggregate, Fill, Instrument, MarketEvent, Pace, Top
-from k4.runner.sim.venue import Topic, VenueSpec, Verdict
-from k4.runner.sim.venues import SimSpec, SimVenues
-
-Json = dict[str, Any]
-
-
-@asynccontextmanager
-async def binance(**changes: Any) -> AsyncIterator[SimVenues]:
-    """A simulated Binance whose market waits for `emit`."""
-    venue = VenueSpec(name="binance", pace=Pace(start=False), cadence_scale=10.0, **changes)
-    async with SimVenues(SimSpec(venues=(venue,), seed=7)) as venues:
-        yield venues
-
-
-def dial(venues: SimVenues, endpoint: str, path: str = "", **keywords: Any) -> connect:
-    url = venues.endpoints("binance")[endpoint]
-    if path:
-        url = "/".join(url.split("/")[:3]) + path
-    return connect(url, ping_interval=None, max_queue=None, **keywords)
-
-
-async def ask(socket: ClientConnection, method: str, *params: object, id: object = 1) -> Json:
-    request: Json = {"method": method, "id": id}
-    if params:
-        request["params"] = list(params)
-    await socket.send(json.dumps(request))
-    answer: Json = json.loads(await socket.recv())
-    return answer
+from k4.runner.sim.market import Aggregate, Fill, Instrument, MarketEvent, Top
+from k4.runner.sim.venue import Topic, Verdict
+from k4.runner.sim.venues import SimVenues
 
 
 async def frames(socket: ClientConnection, count: int) -> list[Json]:
@@ -245,7 +220,7 @@ class Collecting:
     """A hub that keeps what a desk publishes."""
 
     def __init__(self) -> None:
-        self.clock = ManualClock()
+        self.clock: Clock = ManualClock()
         self.ledger = Ledger()
         self.clients: Sequence[Client] = ()
         self.sent: list[tuple[str, bytes, int, int]] = []
@@ -260,10 +235,10 @@ class Collecting:
         self.publish(topic, (client,), frame, row, count)
 
     def join(self, client: Client, topic: Topic, form: int) -> None:
-        topic.audience[form] = [client]
+        topic.audience = {form: [client]}
 
     def leave(self, client: Client, topic: Topic) -> None:
-        topic.audience.clear()
+        topic.audience = {}
 
     def verdict(self, client: Client, topic: str, product: str, kind: str) -> Verdict:
         return Verdict.SERVE
@@ -277,7 +252,7 @@ def published(product: str, symbol: str, form: int, event: MarketEvent) -> list[
     hub = Collecting()
     desk = Desk(hub, Instrument(specs(product, [symbol])[0], 1, hub.clock))
     for topic in desk.topics.values():
-        topic.audience[form] = []
+        topic.audience = {form: []}
     desk.event(event)
     return [payload for _, payload, _, _ in hub.sent]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sim_client import masked
 
 from k4.runner.sim import ws
 
@@ -13,14 +14,6 @@ HANDSHAKE = (
     b"Host: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13"
 )
-
-
-def masked(opcode: int, payload: bytes, *, final: bool = True) -> bytes:
-    """A client's frame, with the mask of the RFC's example."""
-    mask = bytes.fromhex("37fa213d")
-    head = bytearray(ws.encode(opcode, payload, final=final)[: -len(payload) or None])
-    head[1] |= 0x80
-    return bytes(head) + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(payload))
 
 
 def test_the_handshake_of_the_rfc() -> None:

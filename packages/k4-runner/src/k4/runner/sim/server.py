@@ -203,6 +203,7 @@ class SimServer:
 
     def closing(self, client: Client) -> None:
         """No data goes to it any more."""
+        client.plain = False
         for topic in client.topics.values():
             if topic is not None:
                 self.leave(client, topic)
@@ -223,22 +224,22 @@ class SimServer:
         for clients in topic.audience.values():
             if client in clients:
                 return
-        topic.audience.setdefault(form, []).append(client)
+        topic.audience = {**topic.audience, form: [*topic.audience.get(form, ()), client]}
         if client.log is not None:
             client.log.topics.append((topic.name, self.clock.time_ns()))
 
     def leave(self, client: Client, topic: Topic) -> None:
-        for form, clients in list(topic.audience.items()):
-            if client in clients:
-                clients.remove(client)
-            if not clients:
-                del topic.audience[form]
+        kept = {
+            form: [other for other in clients if other is not client]
+            for form, clients in topic.audience.items()
+        }
+        topic.audience = {form: clients for form, clients in kept.items() if clients}
 
     def publish(
         self, topic: Topic, clients: Sequence[Client], frame: bytes, row: int, count: int = 1
     ) -> None:
         key = frame_key(topic.series, row, count)
-        for client in tuple(clients):  # a fault may end one on the way
+        for client in clients:
             if client.plain:
                 client.queue(frame, key)
             else:

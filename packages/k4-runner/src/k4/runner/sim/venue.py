@@ -86,7 +86,9 @@ class Verdict(Enum):
 
 
 class Topic:
-    """One subscribable thing. audience: the clients by the form that they want."""
+    """One subscribable thing. audience: the clients by the form that they want; replaced, never
+    changed, so that a fault may end a connection while it is gone through.
+    """
 
     __slots__ = ("audience", "kind", "name", "product", "series", "symbol")
 
@@ -96,7 +98,7 @@ class Topic:
         self.symbol = symbol
         self.kind = kind
         self.series = series
-        self.audience: dict[Form, list[Client]] = {}
+        self.audience: Mapping[Form, Sequence[Client]] = {}
 
 
 class Hub(Protocol):
