@@ -161,7 +161,6 @@ class RelayedPort(Port):
         words = record.cast("Q")
         id = words[_ID[cell.kind]]
         us = words[_TRADE_US] or words[_EVENT_US]
-        self.calls += 1
         self.seen[s.slot] = self.now
         leads = in_order and cell.publisher is self and cell.generation == s.generation
         self.heard_ns = self.now
