@@ -62,13 +62,12 @@ class Watch:
         self._asked = [False] * size
 
     def begin(self, now_ns: int) -> None:
-        """The line is subscribed from now on."""
+        """The line is subscribed from now on. Its patience with quiet channels stays."""
         for i in range(len(self._duties)):
             self._seen[i] = 0
             self._since[i] = now_ns
             self._missed[i] = 0
             self._marks[i] = -1
-            self._asked[i] = False
 
     def adopt(self, other: Watch) -> None:
         """Go on with the patience that a predecessor gained on channels where nothing is proved."""
