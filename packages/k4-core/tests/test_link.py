@@ -325,6 +325,20 @@ def test_a_flood_of_pings_is_answered_within_the_rate_with_the_newest() -> None:
     assert rig.link.pings == 10_000
 
 
+def test_where_only_requests_count_pings_are_never_held_back() -> None:
+    limits = Limits(messages=2, messages_period=3600.0, pings_count=False)
+    rig = Rig(limits=limits, keepalive=Keepalive(20.0, b"ping", idle_only=True)).up()
+    for n in (1, 2):
+        rig.link.send(b"%d" % n)
+    rig.clock.advance(3000.0)
+    assert rig.peer.texts == [b"subscribe", b"1", *[b"ping"] * 150]
+
+    rig.clock.advance(1000.0)
+
+    assert rig.peer.texts.count(b"2") == 1
+    assert rig.peer.texts.count(b"ping") == 200
+
+
 def test_send_keeps_order_and_is_lost_where_nothing_is_open() -> None:
     rig = Rig(limits=Limits(messages=3, messages_period=1.0))
     rig.link.send(b"lost")

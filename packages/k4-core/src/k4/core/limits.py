@@ -17,6 +17,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     connect_period: float = 300.0
     messages: int = 5  # client's messages on one connection in messages_period
     messages_period: float = 1.0
+    pings_count: bool = True  # pings, pongs and keepalive texts are among those messages
     topics_per_connection: int = 1024
     topics_per_request: int = 0
     request_bytes: int = 0  # length of one subscribe request's args

@@ -3,7 +3,8 @@
 Venues count every client message, pings and pongs included, and cut a connection that sends too
 many (Binance: 5 a second). So all sending of a link passes here. Pongs and keepalives are sent
 before texts, and one place in each window is left for them, so that a long list of subscriptions
-never delays the answer to a ping. They cannot pile up either: only the newest of each kind waits
+never delays the answer to a ping; where a venue counts requests alone (OKX: 480 an hour) they pass
+freely. They cannot pile up either: only the newest of each kind waits
 (RFC 6455, 5.5.3, lets an endpoint answer the most recent ping alone).
 """
 
@@ -31,6 +32,7 @@ class Outbox:
         self._clock = clock
         self._connection = connection
         self._drained = drained
+        self._pings_count = limits.pings_count
         self._pace = Pace(limits.messages, limits.messages_period * _MARGIN)
         self._undrained = False
         self._texts: deque[bytes] = deque()
@@ -82,17 +84,26 @@ class Outbox:
             return
         self._cancel_timer()  # a text's; control need not wait so long
         while self._control or self._texts:
-            now = self._clock.monotonic()
-            wait = self._pace.wait(now, reserve=0 if self._control else 1)
+            wait = self._take_turn()
             if wait > 0:
                 self._timer = self._clock.call_later(wait, self._resume)
                 return
-            self._pace.note(now)
             self.sent += 1
             self._send_one()
         if self._undrained:
             self._undrained = False
             self._drained()
+
+    def _take_turn(self) -> float:
+        """Seconds until what is next may be sent; 0 now, and then it counts as sent."""
+        control = self._control
+        if control and not self._pings_count:
+            return 0.0
+        now = self._clock.monotonic()
+        wait = self._pace.wait(now, reserve=0 if control or not self._pings_count else 1)
+        if wait <= 0:
+            self._pace.note(now)
+        return wait
 
     def _send_one(self) -> None:
         if self._pong is not None:

@@ -197,9 +197,10 @@ class Client(asyncio.Protocol):
             self.server.received(self, message.opcode, message.payload)
 
     def _within_rate(self) -> bool:
-        """The venue's inbound limit: PING, PONG and messages together."""
+        """The inbound limit of a venue that counts PING, PONG and messages together; one that counts
+        requests does so itself."""
         limits, now = self.limits, self.server.clock.monotonic()
-        if not limits.messages:
+        if not limits.messages or not limits.pings_count:
             return True
         times = self._inbound
         while times and times[0] <= now - limits.messages_period:
