@@ -61,4 +61,3 @@ def test_what_is_held_and_not_owed_is_no_loss(ledger: Ledger) -> None:
 def test_no_books_change_nothing() -> None:
     empty = SimLedger().series(SeriesKey(*BOOKS)).table()
     assert changed(empty).tolist() == []
-
