@@ -27,7 +27,7 @@ def sent(ledger: Ledger, series: Series, *runs: tuple[int, int]) -> ConnectionLo
     return log
 
 
-def ids(found: dict[int, np.ndarray]) -> dict[int, list[int]]:  # type: ignore[type-arg]
+def ids(found: dict[int, np.ndarray]) -> dict[int, list[int]]:
     return {generation: values.tolist() for generation, values in found.items()}
 
 
