@@ -24,6 +24,7 @@ from k4.runner.sim.ws import Refusal, Request
 if TYPE_CHECKING:
     from k4.runner.sim.server import SimServer
 
+_CONTENT = (1000, 1001, 1005)  # other codes complain: the client read nothing after their cause
 _CLOSE_WAIT = 2.0  # seconds for the client's half of the closing handshake
 
 
@@ -197,8 +198,9 @@ class Client(asyncio.Protocol):
             self.server.received(self, message.opcode, message.payload)
 
     def _within_rate(self) -> bool:
-        """The inbound limit of a venue that counts PING, PONG and messages together; one that counts
-        requests does so itself."""
+        """The inbound limit, PING, PONG and messages together; where a venue counts requests alone
+        its own module does.
+        """
         limits, now = self.limits, self.server.clock.monotonic()
         if not limits.messages or not limits.pings_count:
             return True
@@ -342,15 +344,17 @@ class Client(asyncio.Protocol):
     def _closed_by_client(self, payload: bytes) -> None:
         """Its Close frame: the answer to ours, or the beginning of an orderly end."""
         log = self.log
-        if self.state is State.OPEN:
+        code = int.from_bytes(payload[:2], "big") if len(payload) > 1 else 1005
+        answer = self.state is State.CLOSING
+        if not answer:
             if log is not None:
                 log.ended = "closed by client"
-                log.close_code = int.from_bytes(payload[:2], "big") if len(payload) > 1 else 1005
+                log.close_code = code
                 self._forget_pending(log)
             self._write(ws.encode(ws.CLOSE, payload[:2]))
             self.state = State.CLOSING
             self.server.closing(self)
-        if log is not None:
+        if log is not None and code in (*_CONTENT, log.close_code if answer else 1000):
             log.clean = True
             log.confirmed = len(log.sent)
         if self._transport is not None:
