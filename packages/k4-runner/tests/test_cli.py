@@ -8,7 +8,9 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from tiny import until
 
@@ -279,6 +282,28 @@ async def test_watch_shows_the_lines_of_a_running_gateway(tmp_path: Path) -> Non
     stream = next(row for row in rows if row["type"] == "stream")
     fields = {"name", "published", "duplicates", "stale", "gaps", "lost", "resets"}
     assert stream.keys() >= fields
+
+
+async def test_metrics_are_served_while_the_gateway_runs(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with venues(200.0) as simulated:
+        file = configuration(tmp_path, simulated)
+        config = json.loads(file.read_text())
+        config["runtime"] = {"metrics": {"ip": "127.0.0.1", "port": port}}
+        file.write_text(json.dumps(config))
+        with Gateway(tmp_path, file):
+            await until(lambda: records() > 100)
+            async with (
+                aiohttp.ClientSession() as client,
+                client.get(f"http://127.0.0.1:{port}/metrics") as answer,
+            ):
+                text = await answer.text()
+    published = re.search(
+        r'^k4_stream_published{name="binance.spot.json",worker="binance"} (\d+)$', text, re.M
+    )
+    assert published is not None
+    assert int(published[1]) > 0
 
 
 async def test_check_shows_what_a_file_means(tmp_path: Path) -> None:

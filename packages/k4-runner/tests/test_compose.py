@@ -130,6 +130,12 @@ def test_trading_is_refused_where_it_is_not_installed(monkeypatch: pytest.Monkey
         plan(config)
 
 
+def test_an_exchange_that_is_not_installed_is_a_problem_of_the_file() -> None:
+    with pytest.raises(ConfigError) as caught:
+        planned(binance(), {**binance(shm_prefix="x_"), "exchange": "nowhere"})
+    assert [problem.path for problem in caught.value.problems] == ["connections[1].exchange"]
+
+
 def test_secrets_are_found_wherever_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("K4_TEST_KEY", "s3cret")
     headers = {"extra_headers": {"X-MBX-APIKEY": {"env": "K4_TEST_KEY"}}}

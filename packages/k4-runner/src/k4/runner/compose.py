@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from k4.core.config import Config, ConnectionConfig, ProductConfig, Secret
-from k4.core.errors import ConfigError, Problem
+from k4.core.errors import ConfigError, K4Error, Problem
 from k4.core.loading import parse
 from k4.core.module import Module
 from k4.core.retry import SharedBudget
@@ -36,6 +36,12 @@ def plan(config: Config) -> list[WorkerPlan]:
         Problem(f"trading[{i}]", "this installation has no trading module")
         for i, _ in enumerate(config.trading)
     ]
+    for connection in config.connections:
+        if connection.udp_receiver is None:
+            try:
+                find(connection.exchange)
+            except K4Error as error:
+                problems.append(Problem(f"{connection.path}.exchange", str(error)))
     if problems:
         raise ConfigError(problems)
     workers = [

@@ -36,6 +36,7 @@ SLOTS = 16_384
 READ_SEC = 0.25  # between two readings of the stores, well before a ring is lapped
 READY_SEC = 30.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+LIBC = ctypes.CDLL(None)  # loaded before any fork
 
 # What is simulated: symbols by venue and product, and where the product stands in a configuration.
 MARKETS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -114,7 +115,7 @@ def _sections(venue: str) -> dict[str, Any]:
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _spawn(*arguments: str) -> Process:

@@ -98,8 +98,11 @@ def _pulse(name: str) -> CountersReader | None:
 
 
 def _print_receipt(receipt: Receipt) -> None:
-    sys.stdout.write(msgspec.json.encode(receipt.stream).decode() + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(msgspec.json.encode(receipt.stream).decode() + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads receipts; the stop goes on
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  until the process ends, which is now
 
 
 def _complain(text: str) -> None:
