@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -50,12 +51,12 @@ def dial(venues: SimVenues, endpoint: str, path: str = "", **keywords: Any) -> c
     return connect(url, ping_interval=None, max_queue=None, **keywords)
 
 
-async def ask(socket: ClientConnection, method: str, *params: object, id: object = 1) -> Json:
+async def ask(client: ClientConnection, method: str, *params: object, id: object = 1) -> Json:
     request: Json = {"method": method, "id": id}
     if params:
         request["params"] = list(params)
-    await socket.send(json.dumps(request))
-    answer: Json = json.loads(await socket.recv())
+    await client.send(json.dumps(request))
+    answer: Json = json.loads(await client.recv())
     return answer
 
 
@@ -77,19 +78,23 @@ class Raw:
         self.status = ""
 
     @classmethod
-    async def open(cls, url: str, *, wait: bool = True) -> Raw:
-        """Send the handshake and, unless `wait` is False, read its answer."""
+    async def open(cls, url: str, *, receive_buffer: int = 0) -> Raw:
+        """Send the handshake and read its answer. receive_buffer: the kernel's, in bytes."""
         parts = urlsplit(url)
-        self = cls(*await asyncio.open_connection(parts.hostname, parts.port))
+        sock = socket.socket()
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, (parts.hostname, parts.port))
+        self = cls(*await asyncio.open_connection(sock=sock))
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         self.writer.write(
             f"GET {target} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
             "Sec-WebSocket-Version: 13\r\n\r\n".encode()
         )
-        if wait:
-            head = await self.reader.readuntil(b"\r\n\r\n")
-            self.status = head.split(b"\r\n")[0].decode()
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        self.status = head.split(b"\r\n")[0].decode()
         return self
 
     def send(self, opcode: int, payload: bytes = b"") -> None:

@@ -329,6 +329,9 @@ async def test_garbage_on_the_wire_breaks_the_protocol() -> None:
             await socket.recv()
         assert caught.value.sent is not None
         assert caught.value.sent.code == 1002
+        log = venues.ledger.connections[0]
+        await until(lambda: log.closed_ns)
+        assert (log.close_code, log.clean) == (1002, False)
 
 
 async def test_oversize_is_as_long_as_asked() -> None:

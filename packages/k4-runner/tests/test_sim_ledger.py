@@ -69,6 +69,14 @@ def test_a_gap_is_what_no_connection_delivered() -> None:
     assert ids(ledger.truth_gaps(TRADES, inner=False)) == {0: [100, 104, 106, 107, 109]}
 
 
+def test_what_was_sent_and_not_confirmed_is_told_apart() -> None:
+    ledger = Ledger()
+    log = sent(ledger, trades(ledger, range(100, 106)), (0, 1), (2, 1), (3, 1), (5, 1))
+    log.confirmed = 2
+    assert ids(ledger.truth_gaps(TRADES, inner=False)) == {0: [101, 103, 104, 105]}
+    assert ids(ledger.truth_gaps(TRADES, inner=False, confirmed=False)) == {0: [101, 104]}
+
+
 def test_generations_stay_apart() -> None:
     ledger = Ledger()
     series = trades(ledger, range(100, 103))

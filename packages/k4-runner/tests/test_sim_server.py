@@ -106,8 +106,10 @@ async def test_too_many_attempts_get_429() -> None:
 
 async def test_a_slow_reader_is_closed() -> None:
     async with (
-        binance(write_limit=1 << 20) as venues,
-        await Raw.open(url_of(venues, "spot", "/ws/btcusdt@bookTicker")) as client,
+        binance(write_limit=1 << 20, **BTC) as venues,
+        await Raw.open(
+            url_of(venues, "spot", "/ws/btcusdt@bookTicker"), receive_buffer=4096
+        ) as client,
     ):
         log = venues.ledger.connections[0]
         for _ in range(200):
@@ -131,6 +133,27 @@ async def test_a_full_speed_market_waits_for_its_readers() -> None:
         assert ids == produced.tolist()
         assert venues.ledger.delivered(TRADES)[0].tolist() == ids
         assert venues.server("binance").backlog() == 0
+
+
+async def test_a_reader_that_stops_does_not_stop_the_market() -> None:
+    clock = ManualClock()
+    venue = VenueSpec(name="binance", pace=Pace(rate=0, total=60_000, start=False), **BTC)
+    async with (
+        SimVenues(SimSpec(venues=(venue,)), clock=clock) as venues,
+        await Raw.open(
+            url_of(venues, "spot", "/ws/btcusdt@trade/btcusdt@bookTicker"), receive_buffer=4096
+        ) as client,
+    ):
+        server = venues.server("binance")
+        server.pump.start()
+        while server.backlog() < 1 << 18:
+            clock.advance(0)
+            await asyncio.sleep(0)
+        clock.advance(4.9)
+        assert len(server.clients) == 1
+        clock.advance(0.2)
+        assert await client.close_code() == 1008
+        assert venues.ledger.connections[0].ended == "slow reader"
 
 
 async def test_a_paced_market_keeps_its_rate() -> None:

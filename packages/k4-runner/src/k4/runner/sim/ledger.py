@@ -284,13 +284,14 @@ class Ledger:
         """The ids that at least one connection certainly got; placeholders included."""
         return _by_generation(self.table(key), self.delivered_rows(key))
 
-    def truth_gaps(self, key: SeriesKey, *, inner: bool = True) -> Ids:
+    def truth_gaps(self, key: SeriesKey, *, inner: bool = True, confirmed: bool = True) -> Ids:
         """The ids that no connection certainly got.
 
         inner: only those between the first and the last delivered id of their generation, which is
-        what a receiver can know of.
+        what a receiver can know of. confirmed False: only what was never sent at all, so that the
+        ids between the two answers are those of which nobody can tell.
         """
-        got = self.delivered_rows(key)
+        got = self.delivered_rows(key, confirmed=confirmed)
         missing = ~got
         if inner:
             generation = self.table(key)["generation"]
@@ -301,12 +302,13 @@ class Ledger:
                 missing[rows[(rows < first) | (rows > last)]] = False
         return _by_generation(self.table(key), missing)
 
-    def delivered_rows(self, key: SeriesKey) -> npt.NDArray[np.bool_]:
-        """For every row of the series: did a connection certainly get it?"""
+    def delivered_rows(self, key: SeriesKey, *, confirmed: bool = True) -> npt.NDArray[np.bool_]:
+        """For every row of the series: did a connection certainly get it (or: was it sent)?"""
         series = self._series[key]
         got = np.zeros(series.rows, dtype=np.bool_)
         for log in self.connections:
-            rows, counts = _runs(log.sent[: log.confirmed], series.index)
+            sent = log.sent[: log.confirmed] if confirmed else log.sent
+            rows, counts = _runs(sent, series.index)
             for extra in range(int(counts.max(initial=0))):
                 got[rows[counts > extra] + extra] = True
         return got

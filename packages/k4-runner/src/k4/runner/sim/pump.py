@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _PORTION = 256  # events between two writes
 _LOW_WATER = 256 << 10  # bytes unread above which a full-speed market waits for its readers
+_PATIENCE = 5.0  # seconds that it waits for them
 _CATCH_UP = 0.25  # seconds of events that a late tick makes up for, at most
 
 
@@ -51,13 +52,10 @@ class Pump:
         self._timer = self._server.clock.call_later(seconds, self._tick)
 
     def _tick(self) -> None:
-        pace = self._pace
+        pace, now = self._pace, self._server.clock.monotonic()
         if pace.rate == 0:
-            free = self._server.backlog() < _LOW_WATER
-            self._run(_PORTION if free else 0)
-            self._again(0.0 if free else 0.001)
+            self._at_full_speed(now)
             return
-        now = self._server.clock.monotonic()
         self._owed += min(now - self._last, _CATCH_UP) * pace.rate
         self._last = now
         if pace.burst and now - self._last_burst >= pace.burst_every:
@@ -67,6 +65,18 @@ class Pump:
         self._owed -= whole
         self._run(whole)
         self._again(pace.tick)
+
+    def _at_full_speed(self, now: float) -> None:
+        """Go on when every reader keeps up; end the readers that have not for long."""
+        if self._server.backlog() < _LOW_WATER:
+            self._last = now
+            self._run(_PORTION)
+            self._again(0.0)
+            return
+        if now - self._last > _PATIENCE:
+            self._last = now
+            self._server.end_slow(_LOW_WATER)
+        self._wait(0.001)
 
     def _again(self, seconds: float) -> None:
         if self._pace.total and self._left <= 0:

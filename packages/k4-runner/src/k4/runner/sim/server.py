@@ -58,10 +58,9 @@ class SimServer:
         self._servers: list[asyncio.Server] = []
         self._rest: web.AppRunner | None = None
         self._attempts: dict[tuple[str, str], deque[float]] = {}
-        self._cadences: list[tuple[float, Callable[[], None]]] = []
-        self._timers: dict[int, Timer] = {}
+        self._cadences: dict[float, list[Callable[[], None]]] = {}
+        self._timers: dict[float, Timer] = {}
         self._touched: set[Client] = set()
-        self._running = False
         self._injector = Injector(self, rules, seed)
         self._venue = make(self, spec, seed)
         self.codes: CloseCodes = self._venue.close_codes
@@ -86,9 +85,8 @@ class SimServer:
             self._servers.append(server)
             self.ports[host] = server.sockets[0].getsockname()[1]
         await self._start_rest()
-        self._running = True
-        for number, (seconds, callback) in enumerate(self._cadences):
-            self._beat(number, seconds, callback)
+        for seconds in self._cadences:
+            self._wait_beat(seconds)
         self._injector.start()
         if self.spec.pace.start:
             self.pump.start()
@@ -105,7 +103,6 @@ class SimServer:
 
     async def stop(self) -> None:
         """Stop the market, end every connection in order, close the ports."""
-        self._running = False
         self.pump.stop()
         self._injector.stop()
         for timer in self._timers.values():
@@ -252,16 +249,15 @@ class SimServer:
         return self._injector.verdict(client, topic, product, kind)
 
     def every(self, seconds: float, callback: Callable[[], None]) -> None:
-        self._cadences.append((seconds / self.spec.cadence_scale, callback))
+        self._cadences.setdefault(seconds / self.spec.cadence_scale, []).append(callback)
 
-    def _beat(self, number: int, seconds: float, callback: Callable[[], None]) -> None:
-        self._timers[number] = self.clock.call_later(
-            seconds, self._run_beat, number, seconds, callback
-        )
+    def _wait_beat(self, seconds: float) -> None:
+        self._timers[seconds] = self.clock.call_later(seconds, self._beat, seconds)
 
-    def _run_beat(self, number: int, seconds: float, callback: Callable[[], None]) -> None:
-        self._beat(number, seconds, callback)
-        callback()
+    def _beat(self, seconds: float) -> None:
+        self._wait_beat(seconds)
+        for callback in self._cadences[seconds]:
+            callback()
         self.flush()
 
     # -- for faults, replay and tests -------------------------------------------------------------
@@ -307,6 +303,12 @@ class SimServer:
         for client in tuple(self._clients):
             if client.pending:
                 client.flush()
+
+    def end_slow(self, backlog: int) -> None:
+        """End the connections that leave that many bytes unread."""
+        for client in tuple(self._clients):
+            if client.backlog() >= backlog:
+                client.end(self.codes.slow, "slow reader")
 
     def backlog(self) -> int:
         """The most bytes that any connection has not taken yet."""
