@@ -183,9 +183,10 @@ class Port:
             plain.top = id
         elif not resets.fresh(self, s, id, first_id, us, values, key):
             return
-        self.own[slot] = id
-        if id > s.last:
-            s.last = id
+        mark = us if s.unordered else id
+        self.own[slot] = mark
+        if mark > s.last:
+            s.last = mark
             s.time_us = us
             s.advance_ns = now
         self.publish(s, id, values, now)
@@ -247,7 +248,8 @@ class Port:
         self.wins += 1
         if s.recent is not None:
             self.calls += 1
-            self.entry = entry = [local_ns, self, self.bit, s.slot, id]
+            mark = self.own[s.slot] if s.unordered else id
+            self.entry = entry = [local_ns, self, self.bit, s.slot, mark]
             s.remember(id, entry)
         if s.taps:
             self._tell(s)

@@ -53,12 +53,17 @@ class Ack(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """The venue refused a request or a topic. `code` and `text` are the venue's own."""
+    """The venue refused a request or a topic. `code` and `text` are the venue's own.
+
+    alone: slots that were refused for the company of others, as far as is known: each is to be
+    subscribed again by a request of its own.
+    """
 
     code: str
     text: str
     request: str = ""
     topic: str = ""
+    alone: tuple[int, ...] = ()
 
 
 class Notice(msgspec.Struct, frozen=True):
@@ -110,8 +115,11 @@ class Sink(Protocol):
         price: float,
         vol: float,
         is_buyer_maker: bool,
+        key: object = None,
     ) -> None:
-        """A trade. `first_id` is the first id it covers, `id` itself where it covers one."""
+        """A trade. `first_id` is the first id it covers, `id` itself where it covers one. `key`:
+        what the venue calls the trade, hashable, where `id` is only a hash of that.
+        """
         ...
 
     def agg(

@@ -136,7 +136,7 @@ def fresh(
         if verdict is Verdict.TOO_LATE:
             s.too_late += 1
         _copy(port, s, id)
-        port.own[slot] = id
+        port.own[slot] = us if s.unordered else id
     return publish
 
 

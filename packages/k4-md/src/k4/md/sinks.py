@@ -13,7 +13,7 @@ class CollectingSink:
     """Everything a session says, in order, as records and lists.
 
     records: as they would be published (Bookticker, Trade, AggTrade, Depth5), nothing deduplicated.
-    skipped, seeded: (symbol, id). controls: control events. drops: reasons. Set `local_time_us`
+    keys: by which trades are told apart. skipped, seeded: (symbol, id). controls: control events. drops: reasons. Set `local_time_us`
     before a frame to have it in the frame's records.
     """
 
@@ -24,6 +24,7 @@ class CollectingSink:
         self._product_type = product_type
         self.local_time_us = 0
         self.records: list[Record] = []
+        self.keys: list[object] = []
         self.skipped: list[tuple[str, int]] = []
         self.seeded: list[tuple[str, int]] = []
         self.controls: list[Control] = []
@@ -74,7 +75,9 @@ class CollectingSink:
         price: float,
         vol: float,
         is_buyer_maker: bool,
+        key: object = None,
     ) -> None:
+        self.keys.append(id if key is None else key)
         self.records.append(
             Trade(
                 self._symbols[slot],

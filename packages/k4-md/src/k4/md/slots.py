@@ -24,14 +24,16 @@ Tap = Callable[[int, memoryview], None]
 
 _EVENT_US, _TRADE_US = 5, 6  # words of every record
 
-# Of an update: [first_ns, winner's Port, mask of the ports that brought it, slot, id]
+# Of an update: [first_ns, winner's Port, mask of the ports that brought it, slot, id (where ids
+# have no order: venue time)]
 Entry = list[Any]
 
 
 class Slot:
     """What quotes, books and trades have in common.
 
-    last: newest id taken in this generation, -1 before the first. advance_ns: local time when
+    last: newest id taken in this generation, -1 before the first; where ids have no order, the
+    newest venue time instead, also in every port's `own`. advance_ns: local time when
     `last` last rose. gate: set from the first reset on; messages then pass `Port.admits`.
     floor_us: venue time of the generation's first message, 0 where the stream has no time.
     previous: the last id of the former generation. recent: published updates by id whose copies
@@ -63,6 +65,7 @@ class Slot:
         "time_us",
         "too_late",
         "top",
+        "unordered",
         "window",
     )
 
@@ -91,6 +94,7 @@ class Slot:
         self.retire: Callable[[Entry], None] | None = None
         ids = channel.ids
         self.suspected = ids is Ids.SUSPECTED
+        self.unordered = ids is Ids.UNORDERED
         proves = ids in (Ids.CONSECUTIVE, Ids.SUSPECTED, Ids.NEWEST_CONSECUTIVE)
         self.gaps: Gaps | None = Gaps(window_ns) if proves else None
         exact = ids in (Ids.SUSPECTED, Ids.RISING, Ids.UNORDERED)

@@ -206,11 +206,7 @@ class Stream:
         if isinstance(event, Ack):
             line.link.acked()
         elif isinstance(event, Refused):
-            self.counts["refused"] += 1
-            what = event.topic or event.request
-            if self.refusals.get(what) != event.text:
-                self.refusals[what] = event.text
-                self.log.error("refused", topic=what, code=event.code, text=event.text)
+            self._refused(line, event)
             line.link.acked()
         elif isinstance(event, Notice):
             self.counts["notices"] += 1
@@ -219,6 +215,25 @@ class Stream:
         elif isinstance(event, Broken):
             self.counts["broken"] += 1
             self._resubscribe(line, [c for c in self.feed.channels if c.slot == event.slot])
+
+    def _refused(self, line: Line, event: Refused) -> None:
+        self.counts["refused"] += 1
+        if event.alone:
+            self.log.warning(
+                "request refused, its topics are asked for one by one",
+                line=line.id,
+                request=event.request,
+                text=event.text,
+            )
+            for channel in self.feed.channels:
+                if channel.slot in event.alone:
+                    for request in self.feed.requests("subscribe", (channel,)):
+                        line.link.send(request)
+            return
+        what = event.topic or event.request
+        if self.refusals.get(what) != event.text:
+            self.refusals[what] = event.text
+            self.log.error("refused", topic=what, code=event.code, text=event.text)
 
     def _fall_back(self, how: Closed) -> None:
         fallback = self.feed.fallback
