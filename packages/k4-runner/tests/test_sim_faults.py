@@ -197,6 +197,8 @@ async def test_jitter_loses_nothing(rule: Json) -> None:
         venues.emit("binance", 300)
         ids = trade_ids(venues)
         got = [json.loads(await socket.recv())["t"] for _ in ids]
+        assert await venues.settle()
+        assert venues.ledger.delivered(TRADES)[0].tolist() == ids
         assert sorted(got) == ids
         assert (got == ids) is rule.get("ordered", True)
 

@@ -135,6 +135,18 @@ async def test_a_full_speed_market_waits_for_its_readers() -> None:
         assert venues.server("binance").backlog() == 0
 
 
+async def test_books_can_be_sent_after_every_event() -> None:
+    pace = Pace(rate=0, total=500, start=False, beat_every=1)
+    async with (
+        binance(pace=pace, **BTC) as venues,
+        dial(venues, "spot", "/ws/btcusdt@depth5@100ms") as client,
+    ):
+        venues.server("binance").pump.start()
+        ids = [json.loads(await client.recv())["lastUpdateId"] for _ in range(500)]
+        book = SeriesKey("binance", "spot", "BTCUSDT", Kind.DEPTH5)
+        assert ids == sorted(set(ids)) == venues.ledger.produced(book)[0].tolist()
+
+
 async def test_a_reader_that_stops_does_not_stop_the_market() -> None:
     clock = ManualClock()
     venue = VenueSpec(name="binance", pace=Pace(rate=0, total=60_000, start=False), **BTC)

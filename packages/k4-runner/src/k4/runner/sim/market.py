@@ -391,7 +391,8 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     rate: events per second; 0 is as fast as every connection takes them (nothing is lost to slow
     readers). total: stop after so many events, 0 never. burst: that many events at once every
     burst_every seconds, on top. trade_share: probability that an event is a taker order. start: run
-    at once, or wait for a command. tick: seconds between two portions.
+    at once, or wait for a command. tick: seconds between two portions. beat_every: events after
+    which the timed channels (books) are sent as well, besides their own time; 0 never.
     """
 
     rate: float = 1_000.0
@@ -401,3 +402,4 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     trade_share: float = 0.3
     start: bool = True
     tick: float = 0.005
+    beat_every: int = 0

@@ -93,9 +93,12 @@ class Pump:
 
     def emit(self, events: int) -> None:
         server, share, turns = self._server, self._pace.trade_share, self._turns
+        beat = self._pace.beat_every
         for number in range(1, events + 1):
             instrument, publisher = next(turns)
             publisher.event(instrument.step(share))
+            if beat and (server.produced + number) % beat == 0:
+                server.beat()
             if number % _PORTION == 0:
                 server.flush()
         server.produced += events

@@ -260,6 +260,12 @@ class SimServer:
             callback()
         self.flush()
 
+    def beat(self) -> None:
+        """Let every timed channel send what it has, whatever the time."""
+        for callbacks in self._cadences.values():
+            for callback in callbacks:
+                callback()
+
     # -- for faults, replay and tests -------------------------------------------------------------
 
     def shutdown_notice(self, client: Client) -> bytes | None:

@@ -170,14 +170,19 @@ class SimVenues:
     async def settle(self, within: float = 5.0) -> bool:
         """Ping all connections and wait for the pongs, so that what was sent is confirmed.
 
-        Returns False when a connection did not answer in time (a half-open one never does).
+        Frames that a fault holds back are waited for as well. Returns False when a connection did
+        not answer in time (a half-open one never does).
         """
+        end = self.clock.monotonic() + within
+        while any(c.lagging or c.held for s in self._servers.values() for c in s.clients):
+            if self.clock.monotonic() > end:
+                return False
+            await _pause(self.clock, 0.005)
         wanted = []
         for server in self._servers.values():
             server.flush()
             server.ping_all()
             wanted += [(c.log, len(c.log.sent)) for c in server.clients if c.log is not None]
-        end = self.clock.monotonic() + within
         while any(log.confirmed < sent and not log.closed_ns for log, sent in wanted):
             if self.clock.monotonic() > end:
                 return False
