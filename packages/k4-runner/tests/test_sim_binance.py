@@ -117,6 +117,30 @@ async def test_errors_are_nested_with_the_documented_codes(
         }
 
 
+@pytest.mark.parametrize(
+    "request_text",
+    [
+        "",
+        "null",
+        "[]",
+        "7",
+        "{",
+        "[" * 20_000,
+        '{"method":["SUBSCRIBE"],"id":1}',
+        '{"method":"SUBSCRIBE","id":1,"params":null}',
+        '{"method":"SUBSCRIBE","id":1,"params":[1]}',
+        '{"method":"SUBSCRIBE","id":{},"params":["a@trade"]}',
+        '{"method":"SET_PROPERTY","id":1}',
+        '{"method":"SET_PROPERTY","id":1,"params":["combined"]}',
+    ],
+)
+async def test_hostile_requests_are_answered_with_an_error(request_text: str) -> None:
+    async with binance() as venues, dial(venues, "spot") as socket:
+        await socket.send(request_text)
+        assert set(json.loads(await socket.recv())) == {"error", "id"}
+        assert (await ask(socket, "LIST_SUBSCRIPTIONS"))["result"] == []
+
+
 async def test_the_topic_limit_is_kept() -> None:
     async with binance() as venues, dial(venues, "spot") as socket:
         names = [f"s{number}usdt@trade" for number in range(1025)]

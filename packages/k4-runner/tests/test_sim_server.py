@@ -197,6 +197,16 @@ async def test_only_a_pong_or_a_clean_close_confirms() -> None:
         assert not log.clean
 
 
+async def test_proofs_can_come_more_often_than_the_venues_pings() -> None:
+    async with (
+        binance(proof_every=0.01, **BTC) as venues,
+        dial(venues, "spot", "/ws/btcusdt@trade"),
+    ):
+        venues.emit("binance", 200)
+        log = venues.ledger.connections[0]
+        await until(lambda: log.confirmed == len(log.sent) > 0)
+
+
 async def test_a_clean_close_confirms_everything() -> None:
     async with binance(**BTC) as venues:
         async with dial(venues, "spot", "/ws/btcusdt@trade") as socket:

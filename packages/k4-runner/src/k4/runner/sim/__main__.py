@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from k4.core.errors import ConfigError, Problem
+from k4.runner.sim.faults import FAULTS, Target
 from k4.runner.sim.market import Pace
 from k4.runner.sim.process import run_sim
 from k4.runner.sim.replay import ReplaySpec
@@ -33,7 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="k4-runner sim", description=_DESCRIPTION)
+    parser = argparse.ArgumentParser(
+        prog="k4-runner sim",
+        description=_DESCRIPTION,
+        epilog=_fault_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("spec", nargs="?", default="", help="JSON file: a whole specification, see SimSpec")
     add("--json", default="", metavar="TEXT", help="the same as text")
@@ -48,6 +54,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--dump", metavar="FOLDER", help="write the ledger there at the end")
     add("--control", action="store_true", help="take commands on stdin, see process.py")
     return parser
+
+
+def _fault_help() -> str:
+    """Every fault of the script with its parameters and their defaults."""
+    lines = ["A fault script is a JSON list of rules:"]
+    lines += [
+        f"  {json.dumps({'fault': name, **kind.parameters})}" for name, kind in FAULTS.items()
+    ]
+    when = "at, every, duration (seconds), probability, nth, limit"
+    whom = ", ".join(Target.__struct_fields__)
+    return "\n".join([*lines, f"when: {when}", f"target: {whom}"])
 
 
 def _spec(options: argparse.Namespace) -> SimSpec:

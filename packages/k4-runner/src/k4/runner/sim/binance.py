@@ -259,7 +259,7 @@ def _route(host: str, path: str) -> tuple[str | None, str]:
 def _parse(payload: bytes) -> dict[str, Any]:
     try:
         request = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BinanceError(3, "Invalid JSON: expected value at line 1 column 1") from None
     if not isinstance(request, dict):
         raise BinanceError(2, "Invalid request: missing field `method` at line 1 column 1")

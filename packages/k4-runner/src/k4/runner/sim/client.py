@@ -153,6 +153,8 @@ class Client(asyncio.Protocol):
         limits = self.limits
         if limits.server_ping:
             self._timer("ping", limits.server_ping, self._ping)
+        if self.server.spec.proof_every:
+            self._timer("proof", self.server.spec.proof_every, self._prove)
         if limits.max_life:
             self._timer("life", limits.max_life, self.end, self.server.codes.life, "max life")
         if limits.idle_close:
@@ -215,6 +217,10 @@ class Client(asyncio.Protocol):
     def _ping(self) -> None:
         """A ping that carries a number, so that its pong proves what arrived before it."""
         self._timer("ping", self.limits.server_ping, self._ping)
+        self.ping()
+
+    def _prove(self) -> None:
+        self._timer("proof", self.server.spec.proof_every, self._prove)
         self.ping()
 
     def ping(self) -> None:

@@ -42,6 +42,8 @@ class VenueSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     scale: all times of the venue's limits are divided by it; cadence_scale: so are the intervals of
     its timed channels. ports: fixed ports by host name (and
     `rest`), else ephemeral. api_keys: keys that the venue knows; empty: any non-empty key.
+    proof_every: seconds between pings beside the venue's own, whose pongs prove what arrived; they
+    count against the client's message limit.
     """
 
     name: str
@@ -51,6 +53,7 @@ class VenueSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     cadence_scale: float = 1.0
     ports: Mapping[str, int] = {}
     api_keys: tuple[str, ...] = ()
+    proof_every: float = 0.0
     write_limit: int = 8 << 20  # bytes that a slow reader may leave unread before it is closed
 
 
