@@ -96,7 +96,7 @@ class Replay:
     async def _subscribers(self) -> None:
         known, quiet = 0, 0.0
         while not known or quiet < self._spec.settle:
-            await self._sleep(0.02)
+            await pause(self._clock, 0.02)
             topics = sum(len(client.topics) for client in self._server.clients)
             quiet = quiet + 0.02 if topics == known else 0.0
             known = topics
@@ -109,17 +109,19 @@ class Replay:
         elif spec.rate and not now_ns:
             seconds = 1.0 / (spec.rate * spec.speed)
         while self._server.backlog() > 1 << 20:
-            await self._sleep(0.005)
+            await pause(self._clock, 0.005)
         if seconds:
-            await self._sleep(seconds)
+            await pause(self._clock, seconds)
 
-    async def _sleep(self, seconds: float) -> None:
-        waked = asyncio.get_running_loop().create_future()
-        timer = self._clock.call_later(seconds, _wake, waked)
-        try:
-            await waked
-        finally:
-            timer.cancel()
+
+async def pause(clock: Clock, seconds: float) -> None:
+    """Wait by the injected clock."""
+    waked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    timer = clock.call_later(seconds, _wake, waked)
+    try:
+        await waked
+    finally:
+        timer.cancel()
 
 
 def _wake(future: asyncio.Future[None]) -> None:

@@ -28,7 +28,7 @@ from k4.core.errors import ConfigError, Problem
 from k4.runner.sim.faults import parse_fault, parse_script
 from k4.runner.sim.ledger import Ledger
 from k4.runner.sim.market import Pace
-from k4.runner.sim.replay import Replay, ReplaySpec, load
+from k4.runner.sim.replay import Replay, ReplaySpec, load, pause
 from k4.runner.sim.server import SimServer
 from k4.runner.sim.venue import MakeVenue, VenueSpec
 
@@ -177,7 +177,7 @@ class SimVenues:
         while any(c.lagging or c.held for s in self._servers.values() for c in s.clients):
             if self.clock.monotonic() > end:
                 return False
-            await _pause(self.clock, 0.005)
+            await pause(self.clock, 0.005)
         wanted = []
         for server in self._servers.values():
             server.flush()
@@ -186,7 +186,7 @@ class SimVenues:
         while any(log.confirmed < sent and not log.closed_ns for log, sent in wanted):
             if self.clock.monotonic() > end:
                 return False
-            await _pause(self.clock, 0.005)
+            await pause(self.clock, 0.005)
         return True
 
     def summary(self) -> dict[str, Any]:
@@ -196,9 +196,3 @@ class SimVenues:
         if self.replay is not None:
             body["replay"] = {"sent": self.replay.sent, "unmatched": self.replay.unmatched}
         return body
-
-
-async def _pause(clock: Clock, seconds: float) -> None:
-    done = asyncio.get_running_loop().create_future()
-    clock.call_later(seconds, done.set_result, None)
-    await done

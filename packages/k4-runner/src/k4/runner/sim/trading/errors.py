@@ -136,14 +136,14 @@ def outside_window() -> VenueError:
 
 
 def ahead() -> VenueError:
-    return VenueError(
-        -1021, "Timestamp for this request was 1000ms ahead of the server's time."
-    )
+    return VenueError(-1021, "Timestamp for this request was 1000ms ahead of the server's time.")
 
 
 def late_at_engine() -> VenueError:
     """The text is not documented."""
-    return VenueError(-5028, "The requested timestamp is outside the recvWindow of the matching engine")
+    return VenueError(
+        -5028, "The requested timestamp is outside the recvWindow of the matching engine"
+    )
 
 
 def window_too_big() -> VenueError:
