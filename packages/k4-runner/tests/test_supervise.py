@@ -68,6 +68,11 @@ class Gateway:
         await until(lambda: all(started(handover) for handover in self.handovers))
 
 
+def children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in listed.split()]
+
+
 def gone(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -103,6 +108,34 @@ async def test_a_killed_worker_is_back_within_two_seconds_and_its_siblings_stay(
         after = gateway.supervisor.pids()
         assert after["quiet.2"] == before["quiet.2"]
         assert gone(before["quiet.1"])
+
+
+async def test_a_process_stands_by_takes_over_and_is_not_left_behind() -> None:
+    gateway = Gateway(["quiet.1"])
+    supervisor = gateway.supervisor
+    async with gateway.running():
+        await until(lambda: supervisor.spare_pid)
+        first = supervisor.spare_pid
+        os.kill(supervisor.pids()["quiet.1"], signal.SIGKILL)
+        await until(lambda: started(gateway.handovers[0]) == first)
+        await until(lambda: supervisor.spare_pid not in (0, first))
+        second = supervisor.spare_pid
+        os.kill(second, signal.SIGKILL)
+        await until(lambda: supervisor.spare_pid == 0)
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: started(gateway.handovers[0]) not in (0, first))
+        await until(lambda: supervisor.spare_pid)
+        third = supervisor.spare_pid
+    assert all(gone(pid) for pid in (first, second, third))
+
+
+async def test_the_process_that_stands_by_dies_with_the_supervisor() -> None:
+    with Process("quiet.1") as gateway:
+        pid = gateway.process.pid
+        await until(lambda: len(children(pid)) == 2)
+        below = children(pid)
+        gateway.process.kill()
+        await until(lambda: all(gone(child) for child in below), 5)
 
 
 @pytest.mark.parametrize(

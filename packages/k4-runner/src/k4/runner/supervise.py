@@ -2,6 +2,9 @@
 
 It holds no venue socket and does no work of its own; it starts processes, reads their reports,
 watches their heartbeats in shared memory and waits.
+
+One process more than there are workers stands by, its modules imported and nothing else: when a
+worker dies on a machine that is busy, starting Python is most of what its return would take.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from k4.runner.supervision import Action, End, Go, Kill, Spawn, Stop, Supervisio
 log = get_logger("k4.supervisor")
 
 POLL_SEC = 0.25
+SPARE_AFTER_SEC = 2.0  # not while a worker that just came back catches up
 
 
 class Pulse(Protocol):
@@ -51,21 +55,17 @@ class Pulse(Protocol):
 class Child:
     """One worker process and the supervisor's ends of its pipes.
 
-    A worker keeps its pipe open until it dies, so the pipe's end is its death: no thread waits for
-    it, and every report that it wrote is read first.
+    It imports the module `preload` and then waits for its handover. A worker keeps its pipe open
+    until it dies, so the pipe's end is its death: no thread waits for it, and every report that it
+    wrote is read first.
     """
 
-    def __init__(
-        self,
-        handover: Handover,
-        heard: Callable[[Report], None],
-        gone: Callable[[int], None],
-    ) -> None:
-        self._heard = heard
+    def __init__(self, preload: str, gone: Callable[[int], None]) -> None:
+        self._heard: Callable[[Report], None] | None = None
         self._gone = gone
         self._pending = b""
         self._process = subprocess.Popen(
-            (sys.executable, "-m", "k4.runner.worker"),
+            (sys.executable, "-m", "k4.runner.worker", preload),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -76,6 +76,16 @@ class Child:
         self._stdin = self._process.stdin
         self._stdout = self._process.stdout
         asyncio.get_running_loop().add_reader(self._stdout.fileno(), self._readable)
+
+    def hand_over(
+        self,
+        handover: Handover,
+        heard: Callable[[Report], None],
+        gone: Callable[[int], None],
+    ) -> None:
+        """Make it a worker."""
+        self._heard = heard
+        self._gone = gone
         self._send(handover)
 
     @property
@@ -102,7 +112,8 @@ class Child:
             return
         *lines, self._pending = (self._pending + data).split(b"\n")
         for line in lines:
-            self._heard(decode_report(line))
+            if self._heard is not None:
+                self._heard(decode_report(line))
         if len(self._pending) > MAX_LINE:
             self.kill()
 
@@ -140,12 +151,21 @@ class Supervisor:
         self._children: dict[str, Child] = {}
         self._pulses: dict[str, Pulse] = {}
         self._beats: dict[str, int] = {}
+        self._spare: Child | None = None
+        self._preload = handovers[0].factory.partition(":")[0] if handovers else ""
         self._timer: Timer | None = None
+        self._spare_timer: Timer | None = None
         self._end: asyncio.Future[int] | None = None
+        self._dismissed: asyncio.Future[int] | None = None
 
     def pids(self) -> dict[str, int]:
         """The processes that are alive now, by worker."""
         return {name: child.pid for name, child in self._children.items()}
+
+    @property
+    def spare_pid(self) -> int:
+        """The process that stands by, 0 while there is none."""
+        return self._spare.pid if self._spare is not None else 0
 
     async def run(self) -> int:
         """Supervise until the end; returns the exit status."""
@@ -157,12 +177,15 @@ class Supervisor:
         try:
             self._act(self._policy.begin(self._clock.monotonic()))
             self._arm()
-            return await self._end
+            status = await self._end
+            await self._dismiss_spare()
+            return status
         finally:
             for number in signals:
                 loop.remove_signal_handler(number)
-            if self._timer is not None:
-                self._timer.cancel()
+            for timer in (self._timer, self._spare_timer):
+                if timer is not None:
+                    timer.cancel()
             for name in list(self._pulses):
                 self._forget(name)
 
@@ -181,6 +204,7 @@ class Supervisor:
                     self._spawn(worker)
                 case Go(worker):
                     self._children[worker].command(Command("start"))
+                    self._want_spare()
                 case Stop(worker):
                     self._children[worker].command(Command("stop"))
                 case Kill(worker, why):
@@ -199,8 +223,36 @@ class Supervisor:
 
         again = self._policy.workers[name].starts > 1
         handover = msgspec.structs.replace(self._handovers[name], again=again)
-        self._children[name] = Child(handover, heard, gone)
+        child, self._spare = self._spare or self._child(), None
+        child.hand_over(handover, heard, gone)
+        self._children[name] = child
         log.info("worker started", worker=name, pid=self._children[name].pid)
+
+    # -- the process that stands by -------------------------------------------------------------
+
+    def _child(self) -> Child:
+        return Child(self._preload, self._spare_gone)
+
+    def _want_spare(self) -> None:
+        if self._spare is None and self._spare_timer is None:
+            self._spare_timer = self._clock.call_later(SPARE_AFTER_SEC, self._make_spare)
+
+    def _make_spare(self) -> None:
+        self._spare_timer = None
+        if not self._policy.stopping:
+            self._spare = self._child()
+
+    def _spare_gone(self, status: int) -> None:
+        """It died or was dismissed; the next release of a worker asks for another."""
+        self._spare = None
+        if self._dismissed is not None and not self._dismissed.done():
+            self._dismissed.set_result(status)
+
+    async def _dismiss_spare(self) -> None:
+        if self._spare is not None:
+            self._dismissed = asyncio.get_running_loop().create_future()
+            self._spare.kill()  # it holds nothing
+            await self._dismissed
 
     # -- telling the policy what happens --------------------------------------------------------
 

@@ -1,9 +1,9 @@
 """One worker process: one thread, one event loop, the modules of its plan.
 
-Started by the supervisor as `python -m k4.runner.worker`; `control.py` describes the dialogue. In
-the order of its life: read the handover, pin, build and prepare the modules, report, wait for
-`start`, freeze the heap, run; at `stop` (or SIGTERM, or the supervisor's death) stop the modules in
-reverse order and hand in their receipts.
+Started by the supervisor as `python -m k4.runner.worker MODULE`; `control.py` describes the
+dialogue. In the order of its life: import the module, read the handover, pin, build and prepare the
+modules, report, wait for `start`, freeze the heap, run; at `stop` (or SIGTERM, or the supervisor's
+death) stop the modules in reverse order and hand in their receipts.
 
 A worker that hangs must not outlive a supervisor that died, so it also winds an alarm clock of the
 kernel (`ITIMER_REAL`) with every heartbeat: an event loop that no longer turns ends the process by
@@ -34,6 +34,8 @@ from k4.core.module import Module
 from k4.runner.control import Command, Failed, Handover, Ready, Receipt, WorkerEnd
 
 log = get_logger("k4.worker")
+
+FAST = ("uvloop", "picows")  # used where installed; imported while there is time
 
 BEAT_SEC = 0.25
 ALARM_PREPARING_SEC = 90  # above the supervisor's own deadline, which has better words
@@ -240,6 +242,11 @@ def main() -> int:
     """Entry point of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides for all
     end = WorkerEnd.take_stdio()
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
+    for module in FAST:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
     try:
         handover = end.handover()
     except EOFError:
