@@ -357,10 +357,24 @@ def test_stores_say_how_many_lines_feed_them(make: Callable[..., Case]) -> None:
     assert case.clock.time_ns() - store.feed_ok_ns >= 4_000_000_000
 
 
+def test_the_age_of_frames_is_known_within_an_error(make: Callable[..., Case]) -> None:
+    case = make(lines=1)
+    case.venue.delay = lambda peer: 0.030
+    case.clock.advance(60.0)
+    age = case.stream.lines[0].clock.age()
+    assert age is not None
+    assert age.error_us >= 0
+    assert 0 <= age.p50_us <= 31_000
+
+
 def test_the_receipt_is_plain_json(make: Callable[..., Case]) -> None:
     case = make(lines=2)
     case.clock.advance(10.0)
     receipt = msgspec.json.decode(msgspec.json.encode(case.engine.receipt()[0]))
     assert receipt["name"] == "binance.spot.json"
     assert receipt["published"] == sum(map(len, (*case.trades.values(), *case.quotes.values())))
+    ledger = {(row["kind"], row["symbol"]): row for row in receipt["ledger"]}
+    assert ledger["trade", "BTCUSDT"]["state"] == "contiguous"
+    assert ledger["bbo", "BTCUSDT"]["state"] == "unknown"
+    assert ledger["trade", "BTCUSDT"]["records"] == len(case.trades["BTCUSDT"])
     assert [row["line"] for row in receipt["redundancy"]] == [0, 1]

@@ -112,6 +112,7 @@ class Link:
         self.faults = 0  # exceptions that escaped the owner
         self.pings = 0  # the peer's
         self.pongs = 0
+        self.round_trip_ns = -1  # of the last ping that `measure` sent, -1 before its answer
         self.last_control_ns = 0  # wall clock of the last ping or pong from the peer
         self.last_down: Closed | None = None
         self._dials = tuple(dials)
@@ -193,6 +194,11 @@ class Link:
         self._probe_timer = self._clock.call_later(
             timeout, self._probe_late, timeout, seen, silent or self._restart_silent
         )
+
+    def measure(self) -> None:
+        """Send a ping whose answer sets `round_trip_ns`, unless another one waits to be sent."""
+        if self._outbox is not None and not self._outbox.keepalive_waits:
+            self._outbox.ping(b"k4:%d" % self._clock.time_ns())
 
     @property
     def remote(self) -> str:
@@ -281,9 +287,12 @@ class Link:
         if self._outbox is not None:
             self._outbox.pong(payload)
 
-    def _ponged(self) -> None:
-        self.last_control_ns = self._clock.time_ns()
+    def _ponged(self, payload: bytes) -> None:
+        self.last_control_ns = now_ns = self._clock.time_ns()
         self.pongs += 1
+        mark, _, sent = payload.partition(b":")
+        if mark == b"k4" and sent.isdigit() and len(sent) < 20:
+            self.round_trip_ns = max(0, now_ns - int(sent))
 
     def _arm_keepalive(self, delay: float) -> None:
         if delay > 0:
@@ -410,7 +419,7 @@ class _Wire:
 
     def ponged(self, payload: bytes, /) -> None:
         if self._link is not None:
-            self._link._ponged()
+            self._link._ponged(payload)
 
     def closed(self, how: Closed, /) -> None:
         link, self._link = self._link, None

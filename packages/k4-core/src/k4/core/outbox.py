@@ -63,6 +63,12 @@ class Outbox:
         self._keepalive = text or b""
         self._pump()
 
+    def ping(self, payload: bytes) -> None:
+        """Send a ping with a payload of its own."""
+        self._keepalive_is_ping = True
+        self._keepalive = payload
+        self._pump()
+
     def stop(self) -> None:
         """Send nothing more."""
         self._stopped = True

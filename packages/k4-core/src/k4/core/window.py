@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from enum import IntEnum
+from itertools import pairwise
 
 WINDOW_IDS = 65_536
 MAX_RUNS = 100_000
@@ -93,6 +94,15 @@ class Gaps:
             self.top = id
             return Verdict.NEW
         return self._late(first_id, id, now_ns)
+
+    def go_on(self, ids: Sequence[int]) -> None:
+        """Take over rising `ids` that an earlier process took; their gaps were counted by it."""
+        self.first, self.top = ids[0], ids[-1]
+        self._missing = [
+            Run(low + 1, high - 1, 0, counted=False)
+            for low, high in pairwise(ids)
+            if high > low + 1
+        ]
 
     def reset(self) -> None:
         """Begin a new generation: the losses of the old one stay counted."""
@@ -177,6 +187,11 @@ class RecentIds:
             if old_rank > self._floor:
                 self._floor = old_rank
         return Verdict.NEW
+
+    def go_on(self, ids: Sequence[int]) -> None:
+        """Take over ordered ids that an earlier process took."""
+        self._seen.update(ids)
+        self._order.extend((id, id, 0) for id in ids)
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._seen

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from k4.md.symbols import resolve
+import msgspec
 
 from k4.core import layout
 from k4.core.clock import Clock, SystemClock
@@ -31,8 +31,21 @@ from k4.md.exchanges import find
 from k4.md.feed import Exchange
 from k4.md.module import drained, plan
 from k4.md.slots import Tap
+from k4.md.symbols import resolve
+
+Key = tuple[str, Kind, str]
+"""Product, kind, symbol."""
+
+OnLost = Callable[[str, Kind, str, int], object]
+"""Called with product, kind, symbol and how many of its trades were lost so far."""
 
 QUOTES = (Kind.BOOKTICKER, Kind.DEPTH5)
+
+
+class Quote(msgspec.Struct, frozen=True):
+    """The place in the queue of a quote or book: whatever is its newest when its turn comes."""
+
+    key: Key
 
 
 class Connection:
@@ -49,14 +62,14 @@ class Connection:
         config: ConnectionConfig,
         *,
         max_pending: int,
-        on_lost: Callable[[Kind, str, int], object] | None,
+        on_lost: OnLost | None,
         clock: Clock,
         transport: Transport | None,
         budget: Budget,
         rng: random.Random,
     ) -> None:
-        self.lost: dict[tuple[Kind, str], int] = {}
-        self.conflated: dict[tuple[Kind, str], int] = {}
+        self.lost: dict[Key, int] = {}
+        self.conflated: dict[Key, int] = {}
         self._exchange = exchange
         self._config = config
         self._max_pending = max_pending
@@ -66,8 +79,8 @@ class Connection:
         self._budget = budget
         self._rng = rng
         self._engine: Engine | None = None
-        self._pending: deque[Record | tuple[Kind, str]] = deque()
-        self._newest: dict[tuple[Kind, str], Record] = {}
+        self._pending: deque[Quote | tuple[Key, Record]] = deque()
+        self._newest: dict[Key, Record] = {}
         self._trades = 0
         self._waiter: asyncio.Future[None] | None = None
         self._log = get_logger("k4.md").bind(exchange=exchange.name)
@@ -122,10 +135,10 @@ class Connection:
             finally:
                 self._waiter = None
         head = self._pending.popleft()
-        if isinstance(head, tuple):
-            return self._newest.pop(head)
+        if isinstance(head, Quote):
+            return self._newest.pop(head.key)
         self._trades -= 1
-        return head
+        return head[1]
 
     def stats(self) -> list[dict[str, Any]]:
         """One JSON-able object per stream: published, duplicates, gaps, rotations and so on."""
@@ -134,41 +147,43 @@ class Connection:
     def _tap(self, group: Group, kind: Kind) -> Tap:
         unpack = layout.LAYOUTS[kind].unpack
         take = self._quote if kind in QUOTES else self._trade
+        product = group.product.name
 
-        def tap(slot: int, record: memoryview) -> None:
-            take(kind, unpack(record))
+        def tap(slot: int, data: memoryview) -> None:
+            record = unpack(data)
+            take((product, kind, record.symbol), record)
             self._wake()
 
         return tap
 
-    def _quote(self, kind: Kind, record: Record) -> None:
-        key = (kind, record.symbol)
+    def _quote(self, key: Key, record: Record) -> None:
         if key in self._newest:
             self.conflated[key] = self.conflated.get(key, 0) + 1
         else:
-            self._pending.append(key)
+            self._pending.append(Quote(key))
         self._newest[key] = record
 
-    def _trade(self, kind: Kind, record: Record) -> None:
+    def _trade(self, key: Key, record: Record) -> None:
         if self._trades >= self._max_pending:
             self._drop_oldest()
-        self._pending.append(record)
+        self._pending.append((key, record))
         self._trades += 1
 
     def _drop_oldest(self) -> None:
-        at = next(i for i, waiting in enumerate(self._pending) if not isinstance(waiting, tuple))
+        at = next(i for i, waiting in enumerate(self._pending) if not isinstance(waiting, Quote))
         waiting = self._pending[at]
         del self._pending[at]
-        if isinstance(waiting, tuple):
+        if isinstance(waiting, Quote):
             return
         self._trades -= 1
-        kind = Kind.AGGTRADE if hasattr(waiting, "agg_trade_id") else Kind.TRADE
-        key = (kind, waiting.symbol)
+        key = waiting[0]
         count = self.lost[key] = self.lost.get(key, 0) + 1
         if self._on_lost is not None:
-            self._on_lost(kind, waiting.symbol, count)
+            self._on_lost(*key, count)
         if count & (count - 1) == 0:  # 1, 2, 4, 8 …: a slow caller must not be slowed by the log
-            self._log.warning("caller too slow, trades lost", symbol=waiting.symbol, lost=count)
+            self._log.warning(
+                "caller too slow, trades lost", product=key[0], symbol=key[2], lost=count
+            )
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -183,7 +198,7 @@ def connect(
     endpoints: Mapping[str, str | Sequence[str]] | None = None,
     headers: Mapping[str, str | Secret] | None = None,
     max_pending: int = 65_536,
-    on_lost: Callable[[Kind, str, int], object] | None = None,
+    on_lost: OnLost | None = None,
     feed: str = "auto",
     trades_channel: str = "trades",
     stall_timeout_sec: float = 10.0,

@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from msgspec.structs import asdict
+
 from k4.core.clock import Clock, Timer
 from k4.core.config import ConnectionConfig, ProductConfig
 from k4.core.counters import Counters
@@ -155,6 +157,7 @@ class Engine:
         self._reporter = Reporter(counters, clock) if counters is not None else None
         self._timer: Timer | None = None
         self._signed = 0.0
+        self._printed = clock.monotonic()
 
     # Life
 
@@ -253,10 +256,24 @@ class Engine:
             self._signed = now
             for group in self.groups:
                 group.sign(now_ns)
+                for stream in group.streams:
+                    stream.sample(now_ns)
+            self._print_latency(now)
             if self._reporter is not None:
                 self._reporter.flush(self.groups)
         interval = min(TICK, self.config.stall_timeout_sec / 20)
         self._timer = self._clock.call_later(interval, self._tick)
+
+    def _print_latency(self, now: float) -> None:
+        interval = self.config.latency_print_interval_ms / 1000
+        if not interval or now - self._printed < interval:
+            return
+        self._printed = now
+        for stream in self.streams:
+            for line in stream.lines:
+                age = line.clock.age()
+                if age is not None:
+                    self.log.info("latency", stream=stream.feed.name, line=line.id, **asdict(age))
 
     def _on_reset(self, slot: Slot) -> None:
         self.log.warning(

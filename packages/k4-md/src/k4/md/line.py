@@ -14,6 +14,7 @@ from k4.core.link import Link, LinkState
 from k4.core.liveness import Watch
 from k4.core.rotation import Sample, sample
 from k4.core.transport import Closed
+from k4.core.venue_clock import VenueClock
 from k4.md.arbiter import Arbiter, Port
 from k4.md.feed import Control, Feed, Sink
 
@@ -33,6 +34,7 @@ class Line:
 
     id: running number within the stream. born: monotonic seconds. acked_ns: wall clock when it was
     last subscribed, 0 while it is not. life: seconds after which it is to be renewed, 0 for never.
+    clock: how old its frames are.
     """
 
     message: Callable[[bytes, int, int], None]
@@ -42,11 +44,13 @@ class Line:
         "_owner",
         "acked_ns",
         "born",
+        "clock",
         "feed",
         "id",
         "life",
         "link",
         "marked",
+        "measured",
         "message",
         "port",
         "reconnects",
@@ -74,6 +78,8 @@ class Line:
         self.acked_ns = 0
         self.born = 0.0
         self.life = 0.0
+        self.clock = VenueClock()
+        self.measured = float("-inf")
         self.marked: tuple[int, list[int]] = (0, [])
         self._arbiter = arbiter
         self._owner = owner

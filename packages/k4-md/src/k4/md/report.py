@@ -65,6 +65,10 @@ LINE_FIELDS = (
     "wait_us.mean",
     "wait_us.p50",
     "wait_us.p99",
+    "latency_us.p50",
+    "latency_us.p99",
+    "latency_us.error",
+    "clock_offset_us",
 )
 STATES = tuple(state.value for state in LinkState)
 """`state` of a line row is a position in this."""
@@ -145,7 +149,14 @@ def line_figures(line: Line, delays: Delays, now: float) -> tuple[int, ...]:
         delays.wait_mean,
         delays.wait_p50,
         delays.wait_p99,
+        *_latency(line),
     )
+
+
+def _latency(line: Line) -> tuple[int, int, int, int]:
+    """From the venue to here: p50, p99, how wrong both may be (-1 unknown), the clock's offset."""
+    age = line.clock.age()
+    return (age.p50_us, age.p99_us, age.error_us, age.offset_us) if age else (0, 0, -1, 0)
 
 
 class Reporter:
@@ -204,8 +215,20 @@ def receipt(group: Group, stream: Stream) -> dict[str, Any]:
     figures: dict[str, Any] = {"type": "stream", "name": stream.feed.name}
     figures |= stream_figures(group, stream)
     figures["ids"] = sorted({channel.ids.value for channel in stream.feed.channels})
+    figures["ledger"] = [_ledger(slot) for slot in _own_slots(group, stream)]
     figures["redundancy"] = [_dividend(line) for line in stream.lines]
     return figures
+
+
+def _ledger(slot: Slot) -> dict[str, Any]:
+    """What the ids of one (kind, symbol) say of its completeness."""
+    ledger: dict[str, Any] = {"kind": slot.kind.label, "symbol": slot.channel.symbol}
+    ledger |= {"records": slot.published, "resets": slot.resets, "too_late": slot.too_late}
+    gaps = slot.gaps
+    if gaps is None:
+        return ledger | {"state": "unknown"}
+    state = "contiguous" if not gaps.lost else "suspected" if slot.suspected else "gap"
+    return ledger | {"state": state, "gaps": gaps.runs, "lost": gaps.lost, "healed": gaps.healed}
 
 
 def _dividend(line: Line) -> dict[str, Any]:
@@ -218,6 +241,7 @@ def _dividend(line: Line) -> dict[str, Any]:
         "line": line.id,
         "wins": port.wins,
         "alone": port.alone,
+        "latency_us": dict(zip(("p50", "p99", "error"), _latency(line)[:3], strict=True)),
         "lag_us": {"p50": delays.lag_p50, "p99": delays.lag_p99},
         "wait_us": {"mean": delays.wait_mean, "p50": delays.wait_p50, "p99": delays.wait_p99},
     }

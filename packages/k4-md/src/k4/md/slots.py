@@ -10,6 +10,8 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
+import numpy as np
+
 from k4.core import layout
 from k4.core.enums import Kind
 from k4.core.ring import Lane
@@ -59,6 +61,7 @@ class Slot:
         "recent",
         "resets",
         "retire",
+        "sampled_us",
         "slot",
         "suspected",
         "taps",
@@ -87,6 +90,7 @@ class Slot:
         self.generation = 0
         self.resets = 0
         self.too_late = 0
+        self.sampled_us = 0
         self.time_us = 0
         self.top: tuple[float, ...] = ()
         self.taps: tuple[Tap, ...] = ()
@@ -111,33 +115,32 @@ class Slot:
         if not held:
             return
         self.generation = lane.generation
-        if self.kind in (Kind.TRADE, Kind.AGGTRADE):
-            ids = self._stored_ids(min(held, WINDOW_IDS))
-            if self.channel.ids is Ids.UNORDERED:
-                return  # keys of the window are the venue's texts; the store has only their hashes
-            self.last = max(ids)
-            self.time_us = self._stored_us()
-            if self.window is not None:
-                for id in ids:
-                    self.window.offer(id, id, 0)
-            if self.gaps is not None:
-                for id in sorted(ids):
-                    self.gaps.offer(id, 0)
-        else:
+        if self.kind not in (Kind.TRADE, Kind.AGGTRADE):
             record = layout.LAYOUTS[self.kind].unpack(lane.newest())
             self.last = record.update_id  # type: ignore[union-attr]
             if self.gaps is not None:
-                self.gaps.offer(self.last, 0)
+                self.gaps.go_on([self.last])
+            return
+        if self.unordered:
+            return  # keys of the window are the venue's texts; the store has only their hashes
+        ids = self._stored_ids(min(held, WINDOW_IDS))
+        self.last = ids[-1] if lane.generation and self.gaps is None else max(ids)
+        self.time_us = self._stored_us()
+        if self.window is not None:
+            self.window.go_on(ids)
+        if self.gaps is not None:
+            self.gaps.go_on(sorted(ids))
 
     def _stored_ids(self, count: int) -> list[int]:
-        lane = self.lane
+        """The ids of the newest records, oldest first; after a reset only those near the newest."""
+        lane, of_kind = self.lane, layout.LAYOUTS[self.kind]
+        records = np.ndarray((lane.size,), of_kind.dtype, lane.buffer, lane.base)
         name = "trade_id" if self.kind is Kind.TRADE else "agg_trade_id"
-        offset = layout.LAYOUTS[self.kind].offset(name) // 8
-        words = lane.buffer.cast("B")[: len(lane.buffer) // 8 * 8].cast("Q")
-        return [
-            words[(lane.base + i % lane.size * lane.stride) // 8 + offset]
-            for i in range(lane.next - count, lane.next)
-        ]
+        at = np.arange(lane.next - count, lane.next) % lane.size
+        ids: list[int] = records[name][at].tolist()
+        if lane.generation and self.gaps is not None:
+            ids = [id for id in ids if abs(id - ids[-1]) <= WINDOW_IDS]
+        return ids
 
     def _stored_us(self) -> int:
         lane = self.lane
@@ -161,6 +164,13 @@ class Slot:
         if self.kind in (Kind.TRADE, Kind.AGGTRADE) or not lane.next:
             return self.time_us
         return self._stored_us()
+
+    def newest_times(self) -> tuple[int, int]:
+        """Venue's and local time of the record written last, µs; 0 where there is none."""
+        if not self.lane.next:
+            return 0, 0
+        record = self.lane.newest().cast("Q")
+        return record[_TRADE_US] or record[_EVENT_US], record[-1]
 
     def remember(self, id: int, entry: Entry) -> None:
         """Await further copies of a published update; the oldest are given up in batches."""

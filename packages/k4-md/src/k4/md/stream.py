@@ -23,7 +23,9 @@ from k4.core.transport import Closed, Dial, Transport
 from k4.md.arbiter import Arbiter
 from k4.md.feed import Ack, Broken, Channel, Control, Feed, Notice, Refused
 from k4.md.line import Line
+from k4.md.slots import Slot
 
+MEASURE_EVERY = 15.0  # seconds between two measurements of a line's round trip
 REFUSED = (400, 401, 403, 404)  # handshake answers that time does not mend
 
 
@@ -287,6 +289,32 @@ class Stream:
                 self.replace(line, "age")
         self._rotate(now)
 
+    def sample(self, now_ns: int) -> None:
+        """Take the age of the newest records as samples of the lines that brought them."""
+        now = self._clock.monotonic()
+        by_port = {line.port: line for line in self.lines}
+        for slot in self._states():
+            venue_us, local_us = slot.newest_times()
+            if local_us == slot.sampled_us or not venue_us:
+                continue
+            slot.sampled_us = local_us
+            entry = slot.recent.get(slot.last) if slot.recent is not None else None
+            line = by_port.get(entry[1]) if entry is not None else None
+            if line is None and len(self.lines) == 1:
+                line = self.lines[0]
+            if line is not None:
+                line.clock.frame(venue_us, local_us, now_ns)
+        for line in self.lines:
+            if line.link.round_trip_ns >= 0:
+                line.clock.round_trip(line.link.round_trip_ns, now_ns)
+            if now - line.measured >= MEASURE_EVERY and line.up:
+                line.measured = now
+                line.link.measure()
+
+    def _states(self) -> list[Slot]:
+        slots = self.arbiter.slots
+        return [state for slot in self._slots if (state := slots[slot]) is not None]
+
     def _succeed(self, succession: Succession) -> None:
         old, new = succession.old, succession.new
         if succession.target is not None and all(
@@ -328,10 +356,10 @@ class Stream:
         )
 
     def _judge(self, line: Line, now_ns: int) -> None:
-        arbiter, stall = self.arbiter, self._settings.stall_timeout
+        stall = self._settings.stall_timeout
         if now_ns - max(line.port.now, line.link.last_control_ns, line.acked_ns) > stall * 0.4e9:
             line.link.ping_probe(stall * 0.4)
-        slots = [state for slot in self._slots if (state := arbiter.slots[slot]) is not None]
+        slots = self._states()
         findings = line.watch.look(
             now_ns,
             [line.port.seen[slot] for slot in self._slots],
