@@ -81,8 +81,6 @@ def newer(port: Port, s: Slot, id: int, us: int, values: tuple[Any, ...]) -> boo
         return True
     own = port.own[slot]
     port.own[slot] = id
-    if s.gaps is not None:
-        s.gaps.offer(id, port.now)
     if id == s.last:
         port.fallen.pop(slot, None)
         _copy(port, s, id)
@@ -99,6 +97,8 @@ def newer(port: Port, s: Slot, id: int, us: int, values: tuple[Any, ...]) -> boo
     if us and _proves_reset(port.arbiter, s, id, us):
         _open(port.arbiter, s, us, id)
         return True
+    if s.gaps is not None:  # of this generation; a reset's id would look like a very late one
+        s.gaps.offer(id, port.now)
     _copy(port, s, id)
     return False
 

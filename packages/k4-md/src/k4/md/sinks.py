@@ -13,8 +13,8 @@ class CollectingSink:
     """Everything a session says, in order, as records and lists.
 
     records: as they would be published (Bookticker, Trade, AggTrade, Depth5), nothing deduplicated.
-    keys: by which trades are told apart. skipped, seeded: (symbol, id). controls: control events. drops: reasons. Set `local_time_us`
-    before a frame to have it in the frame's records.
+    keys: by which trades are told apart. skipped, seeded: (symbol, id). controls: control events.
+    drops: reasons. Set `local_time_us` before a frame to have it in the frame's records.
     """
 
     def __init__(
