@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import socket
 import subprocess
@@ -16,9 +15,9 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import udp_peer as peer
 
 from k4.core import wire
 from k4.core.config import Address, ConnectionConfig, ReceiverStore, Secret, UdpReceiver, UdpTarget
@@ -31,21 +30,9 @@ from k4.core.testing.lossy import LossyPath
 from k4.core.udp import UdpSender
 from k4.md.relay import UdpModule
 
-PEER = Path(__file__).with_name("udp_peer.py")
+PEER = Path(peer.__file__)
 PREFIX = f"k4test_udp_{os.getpid()}_"
 COUNT = 3000
-
-
-def load_peer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("udp_peer", PEER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-peer = load_peer()
 
 
 @pytest.fixture(autouse=True)
