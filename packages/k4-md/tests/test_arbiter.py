@@ -386,6 +386,22 @@ def test_a_reset_never_stalls_and_nothing_old_returns(
         assert ids == sorted(set(ids))
 
 
+def test_a_line_without_history_waits_for_proof_after_a_reset() -> None:
+    """Its first id is old, and near the new ones: only the other line's ids can tell."""
+    bench = quotes()
+    bench.quote(0, 1000)
+    bench.quote(0, 990)
+    bench.quote(0, 991)
+    bench.wait(2.5)
+    bench.quote(1, 995)  # sent before the reset
+    assert bench.published() == [1000, 991]
+    bench.quote(0, 992)
+    bench.quote(1, 992)
+    bench.quote(1, 993)
+    assert bench.published() == [1000, 991, 992, 993]
+    assert bench.resets == 1
+
+
 # Attached stores
 
 

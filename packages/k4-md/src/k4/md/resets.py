@@ -154,13 +154,22 @@ def admits(port: Port, s: Slot, id: int, us: int) -> bool:
         return True
     else:
         own = port.own[slot]
-        nearer = id <= s.last or id - s.last < s.previous - id  # to this generation's ids
-        belongs = id < own if own >= 0 else nearer
+        belongs = id < own if own >= 0 else _is_nearer(port, s, id)
         belongs = belongs or id == s.last or (s.recent is not None and id in s.recent)
     if belongs and port.generation[slot] != s.generation:
         port.generation[slot] = s.generation
         port.own[slot] = -1  # that its ids dropped is no proof of yet another reset
     return belongs
+
+
+def _is_nearer(port: Port, s: Slot, id: int) -> bool:
+    """Whether an id of a line that brought nothing before the reset is of this generation rather
+    than the former, by distance. It is asked only where no other line can tell."""
+    slot = s.slot
+    for other in port.arbiter.ports:
+        if other is not port and other.serving_ns and other.generation[slot] == s.generation:
+            return False
+    return id <= s.last or id - s.last < s.previous - id
 
 
 def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> bool:
