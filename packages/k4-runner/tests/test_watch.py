@@ -13,6 +13,7 @@ from rich.console import Console
 from k4.core.clock import SystemClock
 from k4.core.counters import CounterRow, CountersWriter
 from k4.core.enums import Kind
+from k4.core.errors import StoreMissing
 from k4.core.shm import ShmMdStore, remove_store
 from k4.core.testing import ManualClock
 from k4.runner.watch import Instrument, Sample, Watcher, age_text, objects, once, view
@@ -132,6 +133,11 @@ async def test_once_prints_json_lines(store: ShmMdStore) -> None:
     await once(SystemClock(), [NAME], out, as_json=True)
     (row,) = map(json.loads, out.getvalue().splitlines())
     assert (row["type"], row["name"], row["records"]) == ("store", NAME, 1)
+
+
+async def test_once_says_when_a_name_is_nobodys(store: ShmMdStore) -> None:
+    with pytest.raises(StoreMissing, match="no-such-store"):
+        await once(SystemClock(), [NAME, "no-such-store"], io.StringIO(), as_json=True)
 
 
 def test_the_live_view_shows_prices_rates_and_lines(store: ShmMdStore) -> None:

@@ -84,14 +84,14 @@ def symbols(config: Config, offline: bool = False, as_json: AsJson = False) -> N
 
 @app.command()
 def demo(
-    seconds: Annotated[float, typer.Option(help="Stop after so long; 0: on Ctrl-C.")] = 0.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Stop after so long; 0: on Ctrl-C.")] = 0.0,
     headless: Annotated[bool, typer.Option("--headless", help="No live view.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Simulated venues, a gateway and a live view: no configuration, key or network."""
     from k4.runner import demo as show
 
-    raise typer.Exit(show.run(seconds=seconds, headless=headless, as_json=as_json))
+    raise typer.Exit(show.run(seconds=seconds, headless=headless or as_json, as_json=as_json))
 
 
 @app.command()

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from k4.core.clock import Clock
 from k4.core.counters import CounterRow, CountersReader, list_counters
-from k4.core.errors import StoreError
+from k4.core.errors import StoreError, StoreMissing
 from k4.core.link import LinkState
 from k4.core.records import Bookticker, Depth5, Record
 from k4.core.shm import ShmMdReader, list_stores
@@ -67,6 +67,16 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     instruments: tuple[Instrument, ...]
     rows: tuple[CounterRow, ...]
+
+    def shows(self, name: str) -> bool:
+        """There is a store of that name, or a stream that is it or begins with it."""
+        stores = any(one.store == name for one in self.instruments)
+        return stores or any(is_about(row, name) for row in self.rows)
+
+
+def is_about(row: CounterRow, name: str) -> bool:
+    """A label of the row is `name`, or below it: `binance` and `binance.spot.json`."""
+    return any(value == name or value.startswith(f"{name}.") for value in row.labels.values())
 
 
 class Watcher:
@@ -128,11 +138,7 @@ class Watcher:
 
     def _wanted(self, row: CounterRow) -> bool:
         """All rows where nothing is named; else those of a named stream, or under a named one."""
-        return not self._names or any(
-            value == name or value.startswith(f"{name}.")
-            for value in row.labels.values()
-            for name in self._names
-        )
+        return not self._names or any(is_about(row, name) for name in self._names)
 
 
 def objects(before: Sample, after: Sample) -> Iterator[dict[str, Any]]:
@@ -198,7 +204,7 @@ async def pause(clock: Clock, seconds: float) -> None:
 
 
 async def once(clock: Clock, names: Sequence[str], out: TextIO, *, as_json: bool) -> None:
-    """One look, with rates over `ONCE_SEC`."""
+    """One look, with rates over `ONCE_SEC`. Raises StoreMissing for a name that nothing has."""
     watcher = Watcher(clock, names)
     try:
         before = watcher.look()
@@ -206,6 +212,9 @@ async def once(clock: Clock, names: Sequence[str], out: TextIO, *, as_json: bool
         after = watcher.look()
     finally:
         watcher.close()
+    for name in names:
+        if not after.shows(name):
+            raise StoreMissing(name, "there is no store and no stream of that name")
     if as_json:
         for value in objects(before, after):
             out.write(msgspec.json.encode(value).decode() + "\n")
