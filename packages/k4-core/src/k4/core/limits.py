@@ -18,6 +18,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     messages: int = 5  # client's messages on one connection in messages_period
     messages_period: float = 1.0
     pings_count: bool = True  # pings, pongs and keepalive texts are among those messages
+    requests: int = 0  # subscribe and unsubscribe requests on one connection in requests_period
+    requests_period: float = 3600.0
     topics_per_connection: int = 1024
     topics_per_request: int = 0
     request_bytes: int = 0  # length of one subscribe request's args
@@ -37,6 +39,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         times = (
             "connect_period",
             "messages_period",
+            "requests_period",
             "server_ping",
             "pong_deadline",
             "idle_close",

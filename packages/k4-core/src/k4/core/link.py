@@ -173,6 +173,11 @@ class Link:
         if self._outbox is not None:
             self._outbox.texts((text,))
 
+    @property
+    def idle(self) -> bool:
+        """Whether a text would leave at once: nothing waits, and the venue's rates allow it."""
+        return self._outbox is not None and self._outbox.idle
+
     def acked(self, n: int = 1) -> None:
         """The session saw `n` answers to the hello; with the last of them the link is up."""
         if self.state is LinkState.SUBSCRIBING:

@@ -34,6 +34,7 @@ class Outbox:
         self._drained = drained
         self._pings_count = limits.pings_count
         self._pace = Pace(limits.messages, limits.messages_period * _MARGIN)
+        self._requests = Pace(limits.requests, limits.requests_period)
         self._undrained = False
         self._texts: deque[bytes] = deque()
         self._pong: bytes | None = None
@@ -46,6 +47,12 @@ class Outbox:
     def keepalive_waits(self) -> bool:
         """A keepalive was asked for and has not left yet."""
         return self._keepalive is not None
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, and a text would leave at once."""
+        waits = self._texts or self._control
+        return not waits and self._wait(False, self._clock.monotonic()) <= 0
 
     def texts(self, messages: Iterable[bytes]) -> None:
         """Send text messages, after those that wait already; `drained` is called even for none."""
@@ -106,10 +113,18 @@ class Outbox:
         if control and not self._pings_count:
             return 0.0
         now = self._clock.monotonic()
-        wait = self._pace.wait(now, reserve=0 if control or not self._pings_count else 1)
+        wait = self._wait(control, now)
         if wait <= 0:
             self._pace.note(now)
+            if not control:
+                self._requests.note(now)
         return wait
+
+    def _wait(self, control: bool, now: float) -> float:
+        if control:
+            return self._pace.wait(now)
+        reserve = 1 if self._pings_count else 0
+        return max(self._pace.wait(now, reserve=reserve), self._requests.wait(now))
 
     def _send_one(self) -> None:
         if self._pong is not None:

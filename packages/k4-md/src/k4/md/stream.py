@@ -381,7 +381,8 @@ class Stream:
                 self.log.warning(
                     "line is silent", line=line.id, topic=channel.topic, why=finding.silence.value
                 )
-        if quiet:
+        # Where the venue's rate is used up, asking again is not worth a queue of requests.
+        if quiet and line.link.idle:
             self.counts["resubscribed"] += len(quiet)
             self._resubscribe(line, quiet)
 
