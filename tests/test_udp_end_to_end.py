@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -20,15 +21,29 @@ import pytest
 import udp_peer as peer
 
 from k4.core import wire
-from k4.core.config import Address, ConnectionConfig, ReceiverStore, Secret, UdpReceiver, UdpTarget
-from k4.core.counters import CountersReader
-from k4.core.enums import Kind, Venue
+from k4.core.clock import SystemClock
+from k4.core.config import (
+    Address,
+    ConnectionConfig,
+    ProductConfig,
+    ReceiverStore,
+    Secret,
+    UdpReceiver,
+    UdpTarget,
+)
+from k4.core.counters import CountersReader, MemoryCounters
+from k4.core.enums import Kind, ProductType, Venue
+from k4.core.retry import LocalBudget
 from k4.core.session_window import SessionWindow
 from k4.core.shm import ShmMdReader
 from k4.core.testing import ManualClock
 from k4.core.testing.lossy import LossyPath
 from k4.core.udp import UdpSender
+from k4.md.module import MdModule
 from k4.md.relay import UdpModule
+from k4.runner.sim.market import Pace
+from k4.runner.sim.venue import VenueSpec
+from k4.runner.sim.venues import SimSpec, SimVenues
 
 PEER = Path(peer.__file__)
 PREFIX = f"k4test_udp_{os.getpid()}_"
@@ -300,6 +315,87 @@ async def test_forged_and_unauthorized_datagrams_change_nothing_and_are_counted(
     assert source["malformed"] == len(malformed)
     (session,) = [row for row in hosts.module.receipt() if row["type"] == "udp"]
     assert (session["received"], session["lost"]) == (2, 0)
+
+
+async def test_the_next_hosts_stores_equal_the_gateways_byte_for_byte(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A simulated venue, a gateway with two lines, and a receiver that a strategy reads instead."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kinds = (Kind.BOOKTICKER, Kind.TRADE, Kind.DEPTH5)
+    clock, counters = SystemClock(), MemoryCounters(clock=SystemClock())
+    names = {kind: f"{PREFIX}far_{kind.label}" for kind in kinds}
+    symbols = ("BTCUSDT", "ETHUSDT")
+    far = UdpModule(
+        ConnectionConfig(
+            exchange="udp",
+            md_size=4096,
+            udp_receiver=UdpReceiver(
+                listen=(Address("127.0.0.1", 0),),
+                stores=(
+                    ReceiverStore(
+                        exchange="okx",
+                        product_type=ProductType.FUTURES,
+                        section="",
+                        symbols=symbols,
+                        stores=names,
+                    ),
+                ),
+                key=SECRET,
+            ),
+        ),
+        clock=clock,
+        counters=counters,
+    )
+    await far.prepare()
+    far.start()
+    (to,) = far.addresses
+    venue = VenueSpec(
+        name="okx", products={"swap": symbols}, pace=Pace(start=False), cadence_scale=10.0
+    )
+    async with SimVenues(SimSpec(venues=(venue,), seed=3)) as venues:
+        near = MdModule(
+            ConnectionConfig(
+                exchange="okx",
+                md_size=4096,
+                endpoints={key: (url,) for key, url in venues.endpoints("okx").items()},
+                products=(
+                    ProductConfig(
+                        name="swap",
+                        symbols=symbols,
+                        lines=2,
+                        stores={kind: f"{PREFIX}near_{kind.label}" for kind in kinds},
+                    ),
+                ),
+                udp_sender=(UdpTarget(ip=to.ip, port=to.port, enabled=True, key=SECRET),),
+            ),
+            ["swap"],
+            clock=clock,
+            counters=counters,
+            budget=LocalBudget(3, 1.0),
+            rng=random.Random(1),
+        )
+        await near.prepare()
+        near.start()
+        async with asyncio.timeout(10):
+            while sum(len(c.topics) for c in venues.server("okx").clients) < 12:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        for _ in range(40):
+            venues.emit("okx", 25)
+            assert await venues.settle()
+        await near.stop()
+    for _ in range(50):
+        await asyncio.sleep(0)
+    await far.stop()
+
+    for kind in kinds:
+        a, b = ShmMdReader(f"{PREFIX}near_{kind.label}"), ShmMdReader(names[kind])
+        for symbol in symbols:
+            sent, arrived = a.since(symbol, 0).records, b.since(symbol, 0).records
+            assert len(sent) > 5
+            assert sent.tobytes() == arrived.tobytes()
+        a.close()
+        b.close()
 
 
 # -- between processes ------------------------------------------------------------------------
