@@ -47,6 +47,7 @@ class Line:
         "clock",
         "feed",
         "id",
+        "judge_at",
         "life",
         "link",
         "marked",
@@ -80,6 +81,7 @@ class Line:
         self.life = 0.0
         self.clock = VenueClock()
         self.measured = float("-inf")
+        self.judge_at = 0.0
         self.marked: tuple[int, list[int]] = (0, [])
         self._arbiter = arbiter
         self._owner = owner

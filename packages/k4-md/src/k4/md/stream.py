@@ -282,11 +282,15 @@ class Stream:
         if self.succession is not None:
             self._succeed(self.succession)
         now = self._clock.monotonic()
-        for line in list(self.lines):
-            if line.up:
-                self._judge(line, now_ns)
+        for line in self.lines:
             if line.life and now - line.born > line.life and line.up:
                 self.replace(line, "age")
+        # One line at a time: with many symbols, all of them would hold up their messages.
+        due = [line for line in self.lines if line.up and now >= line.judge_at]
+        if due:
+            line = min(due, key=lambda line: line.judge_at)
+            line.judge_at = now + self._settings.stall_timeout / 20
+            self._judge(line, now_ns)
         self._rotate(now)
 
     def sample(self, now_ns: int) -> None:
