@@ -18,7 +18,7 @@ import pytest
 from tiny import handovers, pulse, started, until
 
 from k4.core.clock import SystemClock
-from k4.core.counters import list_counters
+from k4.core.counters import CountersWriter, list_counters
 from k4.core.retry import backoff
 from k4.runner.control import Receipt
 from k4.runner.supervise import Supervisor
@@ -155,6 +155,17 @@ async def test_a_failed_preparation_ends_the_run_before_anyone_starts(
     assert text in gateway.complaints[0]
     assert gateway.complaints[0].startswith(f"{kind}: ")
     assert not started(gateway.handovers[0])
+
+
+async def test_a_worker_that_cannot_even_begin_says_why() -> None:
+    gateway = Gateway(["quiet.1"])
+    taken = CountersWriter(gateway.handovers[0].counters)
+    try:
+        async with gateway.running() as run:
+            assert await run == 1
+    finally:
+        taken.close()
+    assert f"process {os.getpid()} is writing to it" in gateway.complaints[0]
 
 
 async def test_a_defect_in_preparation_ends_the_run_with_status_1() -> None:

@@ -136,7 +136,8 @@ class Worker:
         try:
             modules += build(self._handover, self._counters, self._clock)
             for module in modules:
-                await self._first(module.prepare())
+                if not self._stopped.is_set():
+                    await self._first(module.prepare())
         except K4Error as error:
             self._end.report(Failed(str(error), isinstance(error, ConfigError)))
             return False
@@ -251,10 +252,14 @@ def main() -> int:
         handover = end.handover()
     except EOFError:
         return 1
-    log_to(handover)
-    affinity.pin(handover.plan.cores)
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(live(handover, end))
+    try:
+        log_to(handover)
+        affinity.pin(handover.plan.cores)
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(live(handover, end))
+    except K4Error as error:  # no room for counters, no directory for the log
+        end.report(Failed(str(error)))
+        return 1
 
 
 if __name__ == "__main__":
