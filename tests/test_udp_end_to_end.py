@@ -398,7 +398,7 @@ async def test_the_next_hosts_stores_equal_the_gateways_byte_for_byte(
         b.close()
 
 
-# -- between processes ------------------------------------------------------------------------
+# Between processes.
 
 
 class Network:

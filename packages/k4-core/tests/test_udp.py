@@ -8,16 +8,18 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from k4.core import udp, wire
+from k4.core import udp_receiver, wire
 from k4.core.clock import SystemClock
 from k4.core.config import Address, Secret, UdpTarget
 from k4.core.config import UdpReceiver as ReceiverConfig
+from k4.core.counters import MemoryCounters
 from k4.core.enums import Kind, ProductType, Venue
 from k4.core.errors import ConfigError, K4Error, WireError
 from k4.core.layout import LAYOUTS
 from k4.core.records import Trade
 from k4.core.testing import ManualClock
-from k4.core.udp import MAX_SESSIONS, UdpReceiver, UdpSender
+from k4.core.udp import UdpSender
+from k4.core.udp_receiver import MAX_SESSIONS, UdpReceiver
 from k4.core.wire import Datagram, Flaw, Key, channel_id
 
 CHANNEL = channel_id(Venue.BINANCE, ProductType.SPOT, Kind.TRADE)
@@ -47,7 +49,7 @@ class Collected:
         self.unwanted = unwanted
         self.arrived = asyncio.Event()
 
-    def open(self, channel: int, session: int) -> udp.SessionSink | None:
+    def open(self, channel: int, session: int) -> udp_receiver.SessionSink | None:
         return None if channel == self.unwanted else Collector(self, channel, session)
 
     @property
@@ -92,7 +94,7 @@ class Receiving:
         self.receiver.take(data, address, self.clock.time_ns())
 
     def source(self, address: str = "127.0.0.1") -> tuple[int, int]:
-        source = self.receiver.sources.get(address, udp.Source())
+        source = self.receiver.sources.get(address, udp_receiver.Source())
         return source.malformed, source.unauthorized
 
 
@@ -144,7 +146,7 @@ class Sending:
         return [header for header in parsed if isinstance(header, wire.Header)]
 
 
-# -- sender -----------------------------------------------------------------------------------
+# Sender.
 
 
 def test_what_one_turn_brings_leaves_together_at_its_end(inbox: socket.socket) -> None:
@@ -306,6 +308,26 @@ def test_a_full_socket_buffer_is_counted_and_costs_its_sequence(
     sending.sender.close()
 
 
+def test_what_became_of_datagrams_is_in_the_counters(inbox: socket.socket) -> None:
+    clock = ManualClock()
+    counters = MemoryCounters(clock=clock)
+    targets = (target(inbox), UdpTarget(ip="255.255.255.255", port=9, enabled=True))
+    calls: list[Callable[[], None]] = []
+    sender = UdpSender(targets, Venue.OKX, clock, calls.append, session=5, counters=counters)
+    sender.open()
+    sender.publish(Kind.TRADE, ProductType.SPOT, trade(1))
+    sender.flush()
+    clock.advance(0.25)
+
+    rows = {row.labels["target"]: row.values for row in counters.rows()}
+    ip, port = inbox.getsockname()
+    assert rows[f"{ip}:{port}"] == {"sent": 1, "send_dropped": 0, "refused": 0, "failed": 0}
+    assert rows["255.255.255.255:9"]["failed"] == 1
+
+    sender.close()
+    assert counters.rows() == []
+
+
 def test_a_target_without_a_route_does_not_stop_the_others(inbox: socket.socket) -> None:
     unreachable = UdpTarget(ip="255.255.255.255", port=9, enabled=True)  # broadcast: EACCES
     sending = Sending(unreachable, target(inbox))
@@ -343,7 +365,7 @@ def test_a_target_that_cannot_work_is_refused(made: UdpTarget, error: type[K4Err
         UdpSender((made,), Venue.BINANCE, ManualClock())
 
 
-# -- receiver ---------------------------------------------------------------------------------
+# Receiver.
 
 
 def test_each_session_of_a_channel_is_accounted_for_by_itself() -> None:
@@ -404,11 +426,11 @@ def test_only_listed_networks_are_heard() -> None:
 
 def test_the_table_of_sources_is_bounded() -> None:
     at = Receiving()
-    for i in range(udp.MAX_SOURCES + 50):
+    for i in range(udp_receiver.MAX_SOURCES + 50):
         at.take(memoryview(b""), f"10.0.{i // 256}.{i % 256}")
 
-    assert len(at.receiver.sources) == udp.MAX_SOURCES + 1
-    assert at.source(udp.OTHERS) == (50, 0)
+    assert len(at.receiver.sources) == udp_receiver.MAX_SOURCES + 1
+    assert at.source(udp_receiver.OTHERS) == (50, 0)
 
 
 def test_a_flood_of_sessions_does_not_displace_one_that_speaks() -> None:
@@ -435,10 +457,10 @@ def test_channels_are_bounded_and_unwanted_ones_keep_nothing() -> None:
     assert (at.receiver.unwanted, at.receiver.sessions) == (1, {})
 
     wanted = [channel_id(venue, product, 1) for venue in range(5, 100) for product in range(8)]
-    for channel in wanted[: udp.MAX_CHANNELS + 1]:
+    for channel in wanted[: udp_receiver.MAX_CHANNELS + 1]:
         at.take(datagram(1, sequence=1, channel=channel))
 
-    assert len(at.receiver.sessions) == udp.MAX_CHANNELS
+    assert len(at.receiver.sessions) == udp_receiver.MAX_CHANNELS
     assert at.receiver.refused == 1
 
 

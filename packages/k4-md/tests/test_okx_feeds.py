@@ -150,7 +150,7 @@ def test_what_okx_does_not_have_is_a_configuration_error() -> None:
         feeds(kinds=(Kind.AGGTRADE,))
 
 
-# -- what a merged trade covers ----------------------------------------------------------------
+# What a merged trade covers.
 
 
 class FirstIds(CollectingSink):
@@ -194,7 +194,7 @@ def test_a_merged_trade_covers_the_ids_of_its_fills(
     assert sink.seeded == [(covered, 0)]
 
 
-# -- symbols -----------------------------------------------------------------------------------
+# Symbols.
 
 
 @pytest.mark.parametrize(

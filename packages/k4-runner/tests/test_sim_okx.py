@@ -71,7 +71,7 @@ def table(venues: SimVenues, product: str, symbol: str, kind: Kind) -> list[Json
     return [{name: row[name].tolist() for name in rows.dtype.names or ()} for row in rows]
 
 
-# -- requests ----------------------------------------------------------------------------------
+# Requests.
 
 
 async def test_each_arg_is_acked_and_a_book_follows_its_ack() -> None:
@@ -151,7 +151,7 @@ async def test_only_the_documented_paths_are_served() -> None:
             await connect(url)
 
 
-# -- life --------------------------------------------------------------------------------------
+# Life.
 
 
 async def test_a_connection_without_data_or_ping_is_closed_with_4004() -> None:
@@ -210,7 +210,7 @@ async def test_after_an_id_reset_the_numbers_are_smaller() -> None:
         assert (await receive(client))["data"][0]["seqId"] < before
 
 
-# -- frames ------------------------------------------------------------------------------------
+# Frames.
 
 
 async def test_pushes_have_the_captured_shape_and_are_the_ledgers_rows() -> None:
@@ -289,7 +289,7 @@ async def test_recorded_frames_are_sent_as_they_are() -> None:
         assert got == file.read_text().splitlines()[1:]
 
 
-# -- metadata ----------------------------------------------------------------------------------
+# Metadata.
 
 
 async def test_instruments_are_listed_by_type() -> None:
@@ -305,7 +305,7 @@ async def test_instruments_are_listed_by_type() -> None:
         assert (swaps["code"], wrong["code"]) == ("0", "51000")
 
 
-# -- K4 against it -----------------------------------------------------------------------------
+# K4 against it.
 
 
 @pytest.fixture

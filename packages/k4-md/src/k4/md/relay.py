@@ -1,7 +1,7 @@
 """The `udp` module: datagrams in, stores out, as if the venue's sockets were on this host.
 
-`k4.core.udp` accounts for the datagrams and hands on first copies; here they find their store and
-pass arbitration (`relayed.py`).
+`k4.core.udp_receiver` accounts for the datagrams and hands on first copies; here they find their
+store and pass arbitration (`relayed.py`).
 
 A store's `feed_ok_ns` says when a session that feeds it was last heard; senders heartbeat once a
 second, so that a quiet market does not look dead. Whether the sender's own lines to the venue live
@@ -23,7 +23,7 @@ from k4.core.limits import Limits
 from k4.core.log import get_logger
 from k4.core.records import SYMBOL_BYTES
 from k4.core.shm import ShmMdStore
-from k4.core.udp import ReceivedSession, SessionSink, UdpReceiver
+from k4.core.udp_receiver import ReceivedSession, SessionSink, UdpReceiver
 from k4.md.arbiter import Arbiter, Port
 from k4.md.exchanges import find
 from k4.md.feed import slot_of
@@ -142,7 +142,7 @@ class UdpModule:
         self._log = get_logger("k4.md.relay")
         self.arbiter = self._make_arbiter()
 
-    # -- life
+    # Life.
 
     async def prepare(self) -> None:
         """Make the stores and bind the sockets. Raises K4Error."""
@@ -179,7 +179,7 @@ class UdpModule:
             for type, labels, fields, values in self._figures()
         ]
 
-    # -- routing
+    # Routing.
 
     def _open_session(self, channel: int, session: int) -> SessionSink | None:
         cells = self._routes.get(channel)
@@ -226,7 +226,7 @@ class UdpModule:
             for name, value in _totals(line.port).items():
                 self._retired[name] += value
 
-    # -- stores
+    # Stores.
 
     def _make_arbiter(self) -> Arbiter:
         symbols = [symbol for shelf in self._shelves for symbol in shelf.config.symbols]
@@ -264,7 +264,7 @@ class UdpModule:
                 store.close()
             shelf.stores.clear()
 
-    # -- what time decides, what others see
+    # What time decides, what others see.
 
     def _tick(self) -> None:
         self._timer = self._clock.call_later(TICK, self._tick)

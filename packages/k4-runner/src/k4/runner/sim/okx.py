@@ -81,7 +81,7 @@ class OkxSim:
     def instruments(self) -> Sequence[tuple[Instrument, Publisher]]:
         return [(desk.instrument, desk) for desk in self._all]
 
-    # -- connections ------------------------------------------------------------------------------
+    # Connections.
 
     def admit(self, host: str, request: Request) -> str | Refusal:
         return _PATHS.get(request.path) or Refusal(404)
@@ -95,7 +95,7 @@ class OkxSim:
         notice = {"event": "notice", "code": "64008", "msg": _UPGRADE, "connId": _conn_id(client)}
         return msgspec.json.encode(notice)
 
-    # -- requests ---------------------------------------------------------------------------------
+    # Requests.
 
     def receive(self, client: Client, opcode: int, payload: bytes) -> None:
         if payload == b"ping":
@@ -168,7 +168,7 @@ class OkxSim:
         }
         client.send_text(msgspec.json.encode({"id": request_id} | answer if request_id else answer))
 
-    # -- replay, metadata -------------------------------------------------------------------------
+    # Replay, metadata.
 
     def replayed(self, client: Client, payload: bytes) -> bytes | None:
         """A recorded push, as it is, to who subscribed its arg; acks are nobody's."""

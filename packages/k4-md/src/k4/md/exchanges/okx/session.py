@@ -184,7 +184,7 @@ def _beginning(topic: str) -> bytes:
     return b'{"arg":{"channel":"%s","instId":"%s' % (channel.encode(), inst_id.encode())
 
 
-# -- payloads ----------------------------------------------------------------------------------
+# Payloads.
 
 
 def _give_quotes(slot: int, inst_id: str, data: Sequence[Book[_Level]], out: Sink) -> None:
@@ -249,7 +249,7 @@ def _four(level: tuple[float, ...]) -> _Level:
     return level[0], level[1], 0.0, orders
 
 
-# -- answers -----------------------------------------------------------------------------------
+# Answers.
 
 
 def control_of(envelope: Envelope) -> Control | None:
