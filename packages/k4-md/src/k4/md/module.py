@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from k4.md.symbols import Resolution, resolve
 
 from k4.core.clock import Clock
 from k4.core.config import ConnectionConfig, ProductConfig
@@ -25,6 +24,7 @@ from k4.md.engine import Engine, Group, Store
 from k4.md.exchanges import find
 from k4.md.feed import Exchange, Feed
 from k4.md.slots import Tap
+from k4.md.symbols import Resolution, resolve
 
 STOP_SEC = 1.5  # for the closing handshakes of all lines
 NAMES_SEC = 300.0  # between two looks at the venue's addresses
