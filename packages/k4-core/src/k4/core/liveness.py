@@ -1,11 +1,13 @@
-"""Is a line silent where it should speak? Judged per (line, channel) from what is known, never guessed.
+"""Is a line silent where it should speak? Judged per (line, channel) from what is known, never
+guessed.
 
 Pure: arrays of local times (ns) in, findings out. The rules are promise P4's:
 
 - WITNESSED: another line, or another channel of the same symbol, proves that something was missed.
 - OWED: the venue owes data that did not come: the snapshot after the ack, or its periodic repeat.
 - UNPROVEN: nothing came, and nothing proves that anything should have. Such a channel is subscribed
-  again once, then its line is replaced at intervals that double, since a quiet market looks the same.
+  again once, then its line is replaced at intervals that double, since a quiet market looks the
+  same.
 """
 
 from __future__ import annotations
@@ -83,8 +85,8 @@ class Watch:
     ) -> list[Finding]:
         """Judge every channel.
 
-        seen[i]: when this line last brought anything of channel i, 0 for never. advanced[i]: when any
-        line last brought something new of it. progress[i]: how many records it has published.
+        seen[i]: when this line last brought anything of channel i, 0 for never. advanced[i]: when
+        any line last brought something new of it. progress[i]: how many records it has published.
         """
         findings = []
         for i, duty in enumerate(self._duties):

@@ -27,5 +27,7 @@ class Module(Protocol):
         ...
 
     def receipt(self) -> list[dict[str, Any]]:
-        """One JSON-able object per stream: what was published, lost, rotated. Valid after `stop`."""
+        """One JSON-able object per stream: what was published, lost, rotated. Valid after
+        `stop`.
+        """
         ...

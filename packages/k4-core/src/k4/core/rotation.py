@@ -26,8 +26,8 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 def slowest(samples: Sequence[Sample]) -> int | None:
-    """Position of the line that is slower than every other by a margin that chance does not explain:
-    more than four standard errors of the difference and 20 µs. None where there is none.
+    """Position of the line that is slower than every other by a margin that chance does not
+    explain: more than four standard errors of the difference and 20 µs. None where there is none.
     """
     if len(samples) < 2 or any(sample.count < MIN_SAMPLES for sample in samples):
         return None

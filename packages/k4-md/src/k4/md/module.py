@@ -89,7 +89,9 @@ class MdModule:
         self.engine = engine
         targets = [target for target in self.config.udp_sender if target.enabled]
         if targets:
-            self._sender = UdpSender(targets, self.exchange.code, clock=self._clock)
+            self._sender = UdpSender(
+                targets, self.exchange.code, clock=self._clock, counters=self._counters
+            )
             engine.tap(self._to_udp(self._sender))
 
     def start(self) -> None:
