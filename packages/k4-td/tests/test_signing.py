@@ -147,10 +147,11 @@ def test_any_ws_payload_is_what_a_verifier_makes_of_the_json(
     signed = signed_params(HmacSigner(Secret("secret")), params)
     received = json.loads(json.dumps(signed))
     given_signature = received.pop("signature")
-    lines = [
-        f"{name}={received[name] if isinstance(received[name], str) else json.dumps(received[name])}"
-        for name in sorted(received, key=lambda name: name.encode())
-    ]
+    printed = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in received.items()
+    }
+    lines = [f"{name}={printed[name]}" for name in sorted(printed, key=str.encode)]
     payload = "&".join(lines).encode()
     assert hmac.new(b"secret", payload, hashlib.sha256).hexdigest() == given_signature
 
@@ -212,7 +213,7 @@ def test_files_that_hold_no_usable_key_say_so(tmp_path: Path) -> None:
 
 
 def test_the_configuration_chooses_the_signer_and_secrets_stay_hidden(tmp_path: Path) -> None:
-    base = {"exchange": "binance", "name": "t", "journal": "j"}
+    base: dict[str, Any] = {"exchange": "binance", "name": "t", "journal": "j"}
     with pytest.raises(KeyRefused, match="neither secret_key nor"):
         load_signer(TradingConfig(**base))
     signer = load_signer(TradingConfig(**base, secret_key=Secret("hush")))

@@ -107,17 +107,18 @@ class Account:
 
     # Life.
 
-    def replay(self) -> list[str]:
-        """Load what the journal left open; the client ids whose strategies are gone with the last
-        process and who wanted their orders cancelled."""
+    def replay(self) -> None:
+        """Load what the journal left open. Strategies that wanted their orders cancelled when they
+        disconnect did so with the last process."""
         kept = self.journal.open_orders(self.type)
         for entry in kept:
             self.orders.put(entry.state)
-        return [entry.state.order.client_order_id for entry in kept if entry.cancel_on_disconnect]
+        self._recovery.orphans = [
+            entry.state.order.client_order_id for entry in kept if entry.cancel_on_disconnect
+        ]
 
     async def open(self) -> None:
         """Begin; `ready` is set when the account is reconciled. Raises OrderError."""
-        self._recovery.orphans = self.replay()
         await self.venue.open(self)
 
     async def close(self) -> None:
@@ -410,6 +411,19 @@ class Account:
         self.emit(ForeignOrder(states.view(state)))
 
     # The state of orders.
+
+    def key_of(self, client_order_id: str, order_id: str, symbol: str) -> str | None:
+        """What an order is found by here, from whatever a caller knows of it; None for an order
+        that this account has never seen."""
+        if client_order_id:
+            known = self.orders.get(client_order_id) is not None
+            known = known or self.journal.find(self.type, client_order_id) is not None
+            return client_order_id if known else None
+        rules = self.venue.symbols.known(symbol)
+        name = rules.symbol if rules is not None else symbol
+        state = self.orders.by_venue_id(name, order_id)
+        state = state or self.journal.find_by_venue_id(self.type, name, order_id)
+        return name_of(state) if state is not None else None
 
     def known(self, key: str) -> OrderState:
         """Raises OrderMissing for an id that this journal has never seen."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -87,6 +88,7 @@ class Journal:
 
     def __init__(self, path: str, sync: str = "process") -> None:
         self.path = path
+        self._checkpointing = threading.Lock()  # a connection must not be closed under its thread
         self._lock = _exclusive(path)
         try:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
@@ -126,11 +128,12 @@ class Journal:
         """Write everything into the main file and let go. Safe to call twice."""
         if self._lock < 0:
             return
-        if self._side is not None:
-            self._side.close()
-        self._db.close()
-        os.close(self._lock)
-        self._lock = -1
+        with self._checkpointing:
+            if self._side is not None:
+                self._side.close()
+            self._db.close()
+            os.close(self._lock)
+            self._lock = -1
 
     # Intents.
 
@@ -321,12 +324,17 @@ class Journal:
 
     def checkpoint(self) -> None:
         """Move the log into the main file. May run in another thread; never blocks the writer."""
-        if self._side is None:
-            self._side = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-        try:
-            self._side.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
+        with self._checkpointing:
+            if self._lock < 0:
+                return
+            try:
+                if self._side is None:
+                    self._side = sqlite3.connect(
+                        self.path, isolation_level=None, check_same_thread=False
+                    )
+                self._side.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            except sqlite3.Error as error:
+                raise self._failed(error) from error
 
     # Inside.
 

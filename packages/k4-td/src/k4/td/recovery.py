@@ -111,7 +111,7 @@ class Recovery:
         """The venue's positions; what it no longer lists is flat, unless an event says otherwise
         that is newer than the question."""
         account = self._account
-        asked_us = account.clock.time_ns() // 1000
+        asked_us = account.venue.now_us()
         listed = await account.venue.positions()
         for position in listed:
             account.position(position)
@@ -132,7 +132,7 @@ class Recovery:
     async def load_balances(self) -> list[Balance]:
         """The venue's balances; an asset that it no longer lists is spent."""
         account = self._account
-        asked_us = account.clock.time_ns() // 1000
+        asked_us = account.venue.now_us()
         listed = await account.venue.balances()
         for balance in listed:
             account.balance(balance)

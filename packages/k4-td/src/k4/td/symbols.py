@@ -28,12 +28,12 @@ class SymbolBook:
 
     def find(self, name: str) -> SymbolRules:
         """By either spelling. Raises SymbolError with the nearest names."""
-        rule = self._by_symbol.get(name) or self._by_unified.get(name)
+        rule = self.known(name)
         if rule is None:
             known = [*self._by_symbol, *self._by_unified]
             raise SymbolError(name[:60], self.venue, difflib.get_close_matches(name, known, n=3))
         return rule
 
-    def known(self, symbol: str) -> SymbolRules | None:
-        """By the venue's spelling, None where it is not listed."""
-        return self._by_symbol.get(symbol)
+    def known(self, name: str) -> SymbolRules | None:
+        """By either spelling, None where it is not listed."""
+        return self._by_symbol.get(name) or self._by_unified.get(name)

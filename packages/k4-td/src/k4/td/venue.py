@@ -120,6 +120,10 @@ class Venue(Protocol):
         """Seconds that the estimate of the venue's clock may be off."""
         ...
 
+    def now_us(self) -> int:
+        """The venue's time, as well as it is known."""
+        ...
+
     async def open(self, sink: VenueSink) -> None:
         """Load symbols, check the clock and begin to connect. `sink.up` follows."""
         ...

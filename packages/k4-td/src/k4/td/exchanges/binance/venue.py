@@ -125,6 +125,9 @@ class BinanceVenue:
         """Seconds that the estimate of the venue's clock may be off."""
         return self._server.error_ns / 1e9
 
+    def now_us(self) -> int:
+        return (self._clock.time_ns() + self._server.offset_ns) // 1000
+
     async def open(self, sink: VenueSink) -> None:
         self._sink = sink
         await self._rest.sync_clock()
@@ -333,7 +336,7 @@ class BinanceVenue:
         return await self._send(call)
 
     def validate(self, order: NewOrder) -> None:
-        protocol.validate(self._product, order, self._hedge, self._clock.time_ns() // 1000)
+        protocol.validate(self._product, order, self._hedge, self.now_us())
         self._pacer.check(protocol.place(self._product, order))
 
     async def place(self, order: NewOrder) -> Report:
