@@ -87,11 +87,22 @@ def demo(
     seconds: Annotated[float, typer.Option(min=0, help="Stop after so long; 0: on Ctrl-C.")] = 0.0,
     headless: Annotated[bool, typer.Option("--headless", help="No live view.")] = False,
     as_json: AsJson = False,
+    exchange: Annotated[str, typer.Option(help="Some venues, by commas; default: all.")] = "",
 ) -> None:
     """Simulated venues, a gateway and a live view: no configuration, key or network."""
     from k4.runner import demo as show
 
-    raise typer.Exit(show.run(seconds=seconds, headless=headless or as_json, as_json=as_json))
+    exchanges = [name for name in exchange.split(",") if name]
+    unknown = [name for name in exchanges if name not in show.MARKETS]
+    if unknown:
+        known = ", ".join(show.MARKETS)
+        raise typer.BadParameter(
+            f"no simulated {unknown[0]!r}; there are {known}", param_hint="--exchange"
+        )
+    quiet = headless or as_json
+    raise typer.Exit(
+        show.run(seconds=seconds, headless=quiet, as_json=as_json, exchanges=exchanges)
+    )
 
 
 @app.command()

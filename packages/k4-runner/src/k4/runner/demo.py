@@ -32,6 +32,7 @@ from k4.runner.watch import Watcher, live, objects, pause
 
 LINES = 2
 RATE = 1_000.0  # market events a second and venue
+JITTER_MS = 2.0  # of each line's own way
 SLOTS = 16_384
 READ_SEC = 0.25  # between two readings of the stores, well before a ring is lapped
 READY_SEC = 30.0
@@ -146,7 +147,9 @@ class Venues:
             "venues": [
                 {"name": name, "products": MARKETS[name], "pace": {"start": False}}
                 for name in venues
-            ]
+            ],
+            # Lines of one host would else tie for ever, the first to connect ahead.
+            "faults": [{"fault": "jitter", "ms": JITTER_MS, "ordered": True}],
         }
         self = cls(await _spawn("k4.runner.sim", "--json", json.dumps(spec), "--control"))
         self.endpoints = (await self._read())["endpoints"]
@@ -255,8 +258,11 @@ class Collector:
 class Demo:
     """One run. `prefix` begins the names of all its stores, `run` those of its counters."""
 
-    def __init__(self, clock: Clock, *, headless: bool, as_json: bool) -> None:
+    def __init__(
+        self, clock: Clock, *, venues: Sequence[str], headless: bool, as_json: bool
+    ) -> None:
         self._clock = clock
+        self._venues = tuple(venues)
         self._headless = headless
         self._as_json = as_json
         self.run = f"demo{os.getpid()}"
@@ -268,7 +274,7 @@ class Demo:
 
     async def show(self, seconds: float, folder: Path) -> dict[str, Any]:
         """Run for `seconds` (0: until `end`); returns the summary."""
-        venues = await Venues.open([name for name in venue_names() if name in MARKETS])
+        venues = await Venues.open(self._venues)
         gateway: Gateway | None = None
         collector = Collector(shops(self.prefix, list(venues.endpoints)))
         try:
@@ -343,13 +349,14 @@ class Demo:
         }
 
 
-def run(*, seconds: float, headless: bool, as_json: bool) -> int:
-    """The command; returns its exit status: 1 where something was lost."""
-    return asyncio.run(_run(seconds, headless, as_json))
+def run(*, seconds: float, headless: bool, as_json: bool, exchanges: Sequence[str] = ()) -> int:
+    """The command; returns its exit status: 1 where something was lost. No exchanges: all."""
+    venues = tuple(exchanges) or tuple(name for name in venue_names() if name in MARKETS)
+    return asyncio.run(_run(seconds, headless, as_json, venues))
 
 
-async def _run(seconds: float, headless: bool, as_json: bool) -> int:
-    demo = Demo(SystemClock(), headless=headless, as_json=as_json)
+async def _run(seconds: float, headless: bool, as_json: bool, venues: Sequence[str]) -> int:
+    demo = Demo(SystemClock(), venues=venues, headless=headless, as_json=as_json)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, demo.end)

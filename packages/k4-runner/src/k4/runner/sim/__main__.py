@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     add("spec", nargs="?", default="", help="JSON file: a whole specification, see SimSpec")
     add("--json", default="", metavar="TEXT", help="the same as text")
     add("--venue", action="append", default=[], choices=venue_names(), help="default: all")
+    add("--exchange", type=_names, default=[], metavar="A,B", help="the same, by commas")
     add("--symbol", action="append", default=[], metavar="PRODUCT:SYMBOL", help="default: a few")
     add("--rate", type=float, help="market events a second and venue; 0: as fast as they are read")
     add("--faults", default="", metavar="FILE", help="JSON fault script, see faults.py")
@@ -54,6 +55,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--dump", metavar="FOLDER", help="write the ledger there at the end")
     add("--control", action="store_true", help="take commands on stdin, see process.py")
     return parser
+
+
+def _names(text: str) -> list[str]:
+    """Venue names by commas. Raises argparse's error for one that is not simulated."""
+    names = [name for name in text.split(",") if name]
+    for name in names:
+        if name not in venue_names():
+            known = ", ".join(venue_names())
+            raise argparse.ArgumentTypeError(f"no simulated {name!r}; there are {known}")
+    return names
 
 
 def _fault_help() -> str:
@@ -90,7 +101,7 @@ def _spec(options: argparse.Namespace) -> SimSpec:
 
 
 def _venues(options: argparse.Namespace) -> tuple[VenueSpec, ...]:
-    names = options.venue or (["binance"] if options.replay else venue_names())
+    names = (options.venue + options.exchange) or (["binance"] if options.replay else venue_names())
     products: dict[str, tuple[str, ...]] = {}
     for text in options.symbol:
         product, colon, symbol = text.partition(":")
