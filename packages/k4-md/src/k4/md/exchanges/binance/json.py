@@ -65,9 +65,9 @@ def quotes(
             otherwise(frame, received_ns, out, error)
             return
         event, trade = m.E, m.T
-        if event < MICROSECONDS_FROM:
+        if event and event < MICROSECONDS_FROM:  # spot sends none
             event *= 1000
-        if trade < MICROSECONDS_FROM:
+        if trade and trade < MICROSECONDS_FROM:
             trade *= 1000
         out.bbo(slot, m.u, event, trade, m.b, m.B, m.a, m.A, 0, 0)
 
