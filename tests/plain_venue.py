@@ -9,6 +9,7 @@ import json
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -25,12 +26,18 @@ def ws_frame(data: bytes, binary: bool = False) -> bytes:
 
 
 class Client:
-    """One connected client: its request line and headers, and its subscriptions."""
+    """One connected client: its request line and headers, and what the venue noted of it.
+
+    topics: what it is subscribed to. seen: how often it did what else the venue counts.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.lock = threading.Lock()
         self.topics: list[str] = []
+        self.seen: Counter[str] = Counter()
+        self._heard = threading.Condition()
+        self._ended = False
         head = b""
         while b"\r\n\r\n" not in head:
             head += sock.recv(4096)
@@ -66,6 +73,26 @@ class Client:
         with self.lock:
             self.sock.sendall(data)
 
+    def until(self, reached: Callable[[], bool], seconds: float = 30.0) -> None:
+        """Wait for something that the client does; raises TimeoutError, OSError where it left."""
+        with self._heard:
+            if not self._heard.wait_for(lambda: self._ended or reached(), seconds):
+                raise TimeoutError(f"{self.path} {self.topics[:3]}")
+        if not reached():
+            raise ConnectionResetError("the client left")
+
+    def settle(self) -> None:
+        """Wait until the client has read all that it was sent: it answers a ping sent after it."""
+        wanted = self.seen["pong"] + 1
+        self.send(bytes([0x89, 0]))
+        self.until(lambda: self.seen["pong"] >= wanted)
+
+    def heard(self, ended: bool = False) -> None:
+        """Wake who waits for the client."""
+        with self._heard:
+            self._ended = self._ended or ended
+            self._heard.notify_all()
+
     def _exactly(self, count: int) -> bytes | None:
         data = b""
         while len(data) < count:
@@ -79,16 +106,28 @@ class Client:
         return data
 
 
-class PlainVenue:
-    """Acknowledges every subscribe request, answers pings, and hands every subscribed client to
-    `feed`.
+Answer = Callable[[Client, bytes], list[bytes]]
+"""What the venue says to a client's text. It notes in `topics` and `seen` what that meant."""
 
-    feed(client) runs in the client's own thread once the client subscribed.
+
+def acknowledge(client: Client, text: bytes) -> list[bytes]:
+    """As Binance does: every request by its id."""
+    request = json.loads(text)
+    if request["method"] == "SUBSCRIBE":
+        client.topics += request["params"]
+    return [json.dumps({"result": None, "id": request["id"]}).encode()]
+
+
+class PlainVenue:
+    """Answers texts and pings, and hands every subscribed client to `feed`.
+
+    feed(client) runs in a thread of its own from the client's first subscription on.
     """
 
-    def __init__(self, feed: Callable[[Client], None]) -> None:
+    def __init__(self, feed: Callable[[Client], None], answer: Answer = acknowledge) -> None:
         self.clients: list[Client] = []
         self._feed = feed
+        self._answer = answer
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -124,15 +163,17 @@ class PlainVenue:
                 client.send(bytes([0x8A, len(data)]) + data)
             elif opcode == 8:
                 client.send(bytes([0x88, len(data)]) + data)
-                return
+                break
+            elif opcode == 10:
+                client.seen["pong"] += 1
             elif opcode == 1:
-                request = json.loads(data)
-                client.send(ws_frame(json.dumps({"result": None, "id": request["id"]}).encode()))
-                if request["method"] == "SUBSCRIBE":
-                    client.topics += request["params"]
-                    if not fed:
-                        fed = True
-                        threading.Thread(target=self._run, args=(client,), daemon=True).start()
+                for text in self._answer(client, data):
+                    client.send(ws_frame(text))
+                if client.topics and not fed:
+                    fed = True
+                    threading.Thread(target=self._run, args=(client,), daemon=True).start()
+            client.heard()
+        client.heard(ended=True)
 
     def _run(self, client: Client) -> None:
         with contextlib.suppress(OSError):  # the client went away: a test sees it in the stores

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import struct
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
 import pytest
-from plain_reader import Instrument, read_store, update_num
+from plain_gateway import gateway, remove, wait_for, without_local_time
+from plain_reader import read_store
 from plain_venue import Client, PlainVenue, in_chunks, ws_frame
 
-RUNNER = Path(sys.executable).parent / "k4-runner"
 FULL = 200_000  # frames of a kind
 SHORT = 40_000  # where only the product or the transport differs
 PACED = 2_000
@@ -192,20 +188,6 @@ class Sending:
                 client.send(frame)
 
 
-@contextmanager
-def gateway(folder: Path, connection: dict[str, object]) -> Iterator[None]:
-    config = folder / "gateway.json"
-    config.write_text(json.dumps({"connections": [connection]}))
-    with subprocess.Popen(
-        [RUNNER, "run", config, "--log-level", "warning"], stdout=subprocess.DEVNULL
-    ) as process:
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGINT)
-            assert process.wait(10) == 0
-
-
 def stores(section: dict[str, object], makers: Makers, kinds: dict[str, str]) -> dict[str, str]:
     """Names the stores in a product section; store name by stream."""
     names = {}
@@ -214,23 +196,6 @@ def stores(section: dict[str, object], makers: Makers, kinds: dict[str, str]) ->
         names[stream] = f"foreign_{os.getpid()}_{kind}"
         section[f"{kind}_shm_name"] = names[stream]
     return names
-
-
-def wait_for(names: dict[str, str], count: int, seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
-    while any(update_num(name) < count for name in names.values()):
-        found = {name: update_num(name) for name in names.values()}
-        assert time.monotonic() < deadline, found
-        os.sched_yield()
-
-
-def without_local_time(instrument: Instrument) -> list[Record]:
-    return [record[:-1] for record in instrument.records]
-
-
-def remove(names: dict[str, str]) -> None:
-    for name in names.values():
-        Path("/dev/shm", name).unlink(missing_ok=True)
 
 
 def check(
@@ -249,7 +214,7 @@ def check(
     section = {prefix + key: value for key, value in section.items()}
     try:
         with gateway(folder, connection(venue, section)):
-            wait_for(names, count)
+            wait_for(dict.fromkeys(names.values(), count))
         for stream, name in names.items():
             (instrument,) = read_store(name)
             assert instrument.current_index == count - 1
@@ -259,7 +224,7 @@ def check(
             assert local == sorted(local)  # type: ignore[type-var]
     finally:
         venue.close()
-        remove(names)
+        remove(names.values())
 
 
 def common(**more: object) -> dict[str, object]:
