@@ -19,6 +19,7 @@ from k4.core.retry import Budget
 from k4.core.shm import ShmMdStore
 from k4.core.transport import Transport, choose
 from k4.core.udp import UdpSender
+from k4.core.waiting import sleep
 from k4.md.dials import Dials
 from k4.md.engine import Engine, Group, Store
 from k4.md.exchanges import find
@@ -168,16 +169,6 @@ def plan(exchange: Exchange, config: ConnectionConfig, resolution: Resolution) -
     if problems:
         raise ConfigError(problems)
     return exchange.feeds(config, resolution.symbols)
-
-
-async def sleep(clock: Clock, seconds: float) -> None:
-    """Wait on the injected clock."""
-    done = asyncio.Event()
-    timer = clock.call_later(seconds, done.set)
-    try:
-        await done.wait()
-    finally:
-        timer.cancel()
 
 
 async def drained(engine: Engine, clock: Clock) -> None:

@@ -26,9 +26,10 @@ from k4.core.clock import Clock, SystemClock
 from k4.core.enums import Kind
 from k4.core.errors import K4Error, StoreError, StoreMissing
 from k4.core.shm import ShmMdReader, list_stores, remove_store
+from k4.core.waiting import sleep
 from k4.runner.sim.venues import venue_names
 from k4.runner.tally import ID_FIELD, Ids, Ledger, Market, lost
-from k4.runner.watch import Watcher, live, objects, pause
+from k4.runner.watch import Watcher, live, objects
 
 LINES = 2
 RATE = 1_000.0  # market events a second and venue
@@ -304,7 +305,7 @@ class Demo:
                 raise K4Error("the gateway ended early")
             if self._clock.monotonic() > deadline:
                 raise K4Error(f"not all lines were up in {READY_SEC:g} s")
-            await pause(self._clock, 0.05)
+            await sleep(self._clock, 0.05)
 
     async def _look_on(self, seconds: float, collector: Collector, gateway: Gateway) -> None:
         reading = asyncio.create_task(self._read_on(collector, gateway))
@@ -331,7 +332,7 @@ class Demo:
             collector.read()
             if not gateway.alive:
                 self.end()
-            await pause(self._clock, READ_SEC)
+            await sleep(self._clock, READ_SEC)
 
     def _summary(
         self, ledger: Ledger, collector: Collector, receipts: Sequence[Mapping[str, Any]]

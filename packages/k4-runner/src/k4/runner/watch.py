@@ -5,7 +5,6 @@ Everything is read from outside: no worker knows that it is watched.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TextIO
@@ -21,6 +20,7 @@ from k4.core.errors import StoreError, StoreMissing
 from k4.core.link import LinkState
 from k4.core.records import Bookticker, Depth5, Record
 from k4.core.shm import ShmMdReader, list_stores
+from k4.core.waiting import sleep
 
 ONCE_SEC = 0.5  # what `--once` measures rates over
 REFRESH_SEC = 0.5
@@ -193,22 +193,12 @@ def _rates(before: Sample, after: Sample) -> dict[tuple[str, str], float]:
 # -- commands -----------------------------------------------------------------------------------
 
 
-async def pause(clock: Clock, seconds: float) -> None:
-    """Let the clock's time pass."""
-    passed = asyncio.Event()
-    timer = clock.call_later(seconds, passed.set)
-    try:
-        await passed.wait()
-    finally:
-        timer.cancel()
-
-
 async def once(clock: Clock, names: Sequence[str], out: TextIO, *, as_json: bool) -> None:
     """One look, with rates over `ONCE_SEC`. Raises StoreMissing for a name that nothing has."""
     watcher = Watcher(clock, names)
     try:
         before = watcher.look()
-        await pause(clock, ONCE_SEC)
+        await sleep(clock, ONCE_SEC)
         after = watcher.look()
     finally:
         watcher.close()
@@ -232,7 +222,7 @@ async def live(
     before = watcher.look()
     with Live(view(before, before, prefix), auto_refresh=False) as screen:
         while not until():
-            await pause(clock, REFRESH_SEC)
+            await sleep(clock, REFRESH_SEC)
             after = watcher.look()
             screen.update(view(before, after, prefix), refresh=True)
             before = after

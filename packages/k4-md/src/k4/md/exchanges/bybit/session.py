@@ -265,7 +265,9 @@ class BybitSession:
             out.control(Heartbeat())
         elif m.op == "subscribe" and m.success is not None:
             self._answer(m, m.success, out)
-        elif m.op != "unsubscribe":
+        elif m.op == "unsubscribe" and m.success is not None:
+            out.control(Heartbeat())  # an answer that changes nothing here, but a sign of life
+        else:
             out.drop("unknown")
 
     def _answer(self, m: Envelope, success: bool, out: Sink) -> None:
