@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from td_setup import TIMING, config, order
@@ -104,6 +105,26 @@ async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> No
 def place(**more: Any) -> Json:
     data = to_wire(order(**more))
     return {name: value for name, value in data.items() if value not in ("", 0, 0.0)}
+
+
+def test_it_serves_on_the_loop_that_workers_use(tmp_path: Path) -> None:
+    """uvloop's transports are not subclasses of asyncio's."""
+
+    async def trade() -> OrderStatus:
+        venue = FakeVenue()
+        await venue.start()
+        settings = config(venue, tmp_path, ("spot",), socket=str(tmp_path / "uv.sock"))
+        td = TdModule(settings, timing=TIMING)
+        try:
+            await td.login(20.0)
+            async with AsyncTdClient(settings.socket, "mm1") as client:
+                return (await client.insert_order(order())).status
+        finally:
+            await td.stop()
+            await venue.stop()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(trade()) is OrderStatus.NEW
 
 
 async def test_the_protocol_by_hand(module: TdModule, venue: FakeVenue) -> None:
