@@ -63,6 +63,26 @@ async def test_a_receiver_is_shown_and_warned_about(tmp_path: Path) -> None:
     assert "allow_from" in err.getvalue()
 
 
+async def test_trading_is_shown_with_its_limits_and_without_its_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("K4_BINANCE_API_KEY", "the-key")
+    monkeypatch.setenv("K4_BINANCE_SECRET_KEY", "the-secret")
+    rows = await checked(CONFIGS / "binance_td.json")
+    (row,) = (row for row in rows if row["type"] == "trading")
+    assert (row["worker"], row["signs_with"]) == ("td.main", "hmac")
+    assert row["socket"].endswith(".sock")
+    spot, ubase = row["accounts"]
+    assert (spot["rest_url"], spot["ws_url"]) == ("https://api.binance.com", "")
+    assert ubase["ws_url"] == "wss://fstream.binance.com/private"
+    assert spot["limits"]["max_order_qty"] == "0.01"
+    out = io.StringIO()
+    await check(CONFIGS / "binance_td.json", SystemClock(), out, io.StringIO(), offline=True)
+    assert "limits: symbols BTCUSDT, max_order_qty 0.01" in out.getvalue()
+    assert "the-" not in out.getvalue() + json.dumps(rows)
+    assert [r["worker"] for r in rows if r["type"] == "stream"] == ["binance", "binance"]
+
+
 async def test_problems_of_all_connections_come_together(tmp_path: Path) -> None:
     file = write(
         tmp_path, {**binance(), "exchange": "binanse"}, binance(bbo_shm_name="c", feed="x")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
-from k4.core.config import Secret
+from k4.core.config import Config, Secret
 from k4.core.errors import ConfigError
 from k4.core.loading import parse
 from k4.runner.compose import counters_name, plan, secrets
@@ -114,20 +115,52 @@ def test_the_cores_of_a_sender_are_its_workers() -> None:
     assert [worker.cores for worker in off] == [(1,), ()]
 
 
-def test_trading_is_refused_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("K4_TEST_KEY", "s3cret")
+def account(name: str, **more: Any) -> dict[str, Any]:
     key = {"env": "K4_TEST_KEY"}
-    account = {
+    return {
         "exchange": "binance",
-        "name": "a",
-        "journal": "j",
+        "name": name,
+        "journal": f"{name}.db",
         "spot_enabled": True,
         "api_key": key,
         "secret_key": key,
+        **more,
     }
-    config = parse(json.dumps({"trading": [account]}).encode())
-    with pytest.raises(ConfigError, match=r"trading\[0\]: this installation has no trading"):
-        plan(config)
+
+
+def with_trading(*accounts: dict[str, Any], processes: str = "per-connection") -> Config:
+    file = {
+        "RazorTrade": {"module_name": "all"},
+        "runtime": {"processes": processes},
+        "connections": [binance()],
+        "trading": list(accounts),
+    }
+    return parse(json.dumps(file).encode())
+
+
+def test_a_trading_entry_is_a_worker_that_starts_after_market_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("K4_TEST_KEY", "s3cret")
+    workers = plan(with_trading(account("a"), account("b")))
+    assert [worker.name for worker in workers] == ["binance", "td.a", "td.b"]
+    assert [(part.role, part.index) for worker in workers[1:] for part in worker.parts] == [
+        ("td", 0),
+        ("td", 1),
+    ]
+    (one,) = plan(with_trading(account("a"), processes="single"))
+    assert [part.role for part in one.parts] == ["md", "td"]
+
+
+def test_a_venue_that_cannot_be_traded_on_is_a_problem_of_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("K4_TEST_KEY", "s3cret")
+    config = with_trading(account("a"))
+    elsewhere = msgspec.structs.replace(config.trading[0], exchange="nowhere")
+    with pytest.raises(ConfigError) as caught:
+        plan(msgspec.structs.replace(config, trading=(elsewhere,)))
+    assert [problem.path for problem in caught.value.problems] == ["trading[0].exchange"]
 
 
 def test_an_exchange_that_is_not_installed_is_a_problem_of_the_file() -> None:

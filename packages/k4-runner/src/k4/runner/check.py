@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import msgspec
 
 from k4.core.clock import Clock
-from k4.core.config import Config, ConnectionConfig
+from k4.core.config import Config, ConnectionConfig, RiskLimits, TradingConfig
 from k4.core.enums import Kind
 from k4.core.errors import ConfigError, K4Error, Problem
 from k4.core.layout import segment_size
@@ -53,7 +53,12 @@ async def check(
     config = load(path)
     connections = await _resolve(config, clock, offline)
     workers = compose.plan(config)
-    rows = [*_streams(connections, workers), *_receivers(config), *_stores(config)]
+    rows = [
+        *_streams(connections, workers),
+        *_receivers(config),
+        *_accounts(config, workers),
+        *_stores(config),
+    ]
     rows.append(memory([row for row in rows if row["type"] == "store"]))
     for warning in _warnings(config, connections):
         err.write(f"warning: {warning}\n")
@@ -156,8 +161,55 @@ def _worker_of(workers: Sequence[WorkerPlan], index: int, product: str) -> Worke
         worker
         for worker in workers
         for part in worker.parts
-        if part.index == index and (not part.products or product in part.products)
+        if part.role == "md" and part.index == index and product in part.products
     )
+
+
+def _accounts(config: Config, workers: Sequence[WorkerPlan]) -> Iterator[Row]:
+    """Trading: where orders go, under which limits; no key and no secret."""
+    for index, entry in enumerate(config.trading):
+        worker = next(
+            worker
+            for worker in workers
+            for part in worker.parts
+            if part.role == "td" and part.index == index
+        )
+        yield {
+            "type": "trading",
+            "name": entry.name,
+            "exchange": entry.exchange,
+            "worker": worker.name,
+            "signs_with": _signer(entry),
+            "recv_window": entry.recv_window,
+            "socket": entry.socket,
+            "cancel_on_disconnect": entry.cancel_on_disconnect,
+            "journal": entry.journal,
+            "journal_sync": entry.journal_sync,
+            "kill_file": entry.kill_file,
+            "accounts": [
+                {
+                    "account_type": account,
+                    "rest_url": entry.rest_url.get(account, ""),
+                    "ws_api_url": entry.ws_api_url.get(account, ""),
+                    "ws_url": entry.ws_url.get(account, ""),
+                    "limits": _limits(entry.risk.get(account)),
+                }
+                for account in entry.accounts
+            ],
+        }
+
+
+def _signer(entry: TradingConfig) -> str:
+    if entry.ed25519_key_path:
+        return "ed25519"
+    return "rsa" if entry.rsa_key_path else "hmac"
+
+
+def _limits(limits: RiskLimits | None) -> Row:
+    """Those that are set; none at all where the account trades without."""
+    if limits is None:
+        return {}
+    return {name: value for name, value in msgspec.structs.asdict(limits).items() if value}
 
 
 def _receivers(config: Config) -> Iterator[Row]:
@@ -227,6 +279,8 @@ def _text(row: Row) -> str:
         case "receiver":
             cores = _cores(row["cores"])
             return f"receiver {row['name']}: {' '.join(row['listen'])}, {cores}"
+        case "trading":
+            return _trading_text(row)
         case "store":
             return (
                 f"store {row['name']}: {row['kind']} of {' '.join(row['symbols'])}, "
@@ -254,6 +308,29 @@ def _stream_text(row: Row) -> str:
         lines.append(f"  fallback {row['fallback']}")
     if row["udp"]:
         lines.append(f"  udp to {' '.join(row['udp'])}")
+    return "\n".join(lines)
+
+
+def _trading_text(row: Row) -> str:
+    leaving = ", orders go with their strategy" if row["cancel_on_disconnect"] else ""
+    lines = [
+        f"trading {row['name']} on {row['exchange']}: worker {row['worker']}, "
+        f"signs with {row['signs_with']}, recv_window {row['recv_window']:g} ms",
+        f"  socket {row['socket'] or 'none: no strategy can reach it'}{leaving}",
+        f"  journal {row['journal']}, {row['journal_sync']}",
+    ]
+    if row["kill_file"]:
+        lines.append(f"  kill file {row['kill_file']}")
+    for account in row["accounts"]:
+        limits = ", ".join(
+            f"{name} {' '.join(value) if name == 'symbols' else value}"
+            for name, value in account["limits"].items()
+        )
+        urls = (account[name] for name in ("rest_url", "ws_api_url", "ws_url") if account[name])
+        lines += [
+            f"  {account['account_type']} {' '.join(urls)}",
+            f"    limits: {limits or 'none'}",
+        ]
     return "\n".join(lines)
 
 

@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from k4.core.clock import SystemClock
 from k4.core.errors import ConfigError, K4Error
 
+if TYPE_CHECKING:
+    from k4.runner.operate import Office
+
 DONE, FAILED, MISUSED = 0, 1, 2
 
 app = typer.Typer(
     name="k4-runner",
-    help="Redundant market data from exchange WebSockets into shared memory.",
+    help="Redundant market data into shared memory, and trading through one gateway.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -31,6 +34,7 @@ app.add_typer(shm, name="shm")
 
 Config = Annotated[Path, typer.Argument(help="Configuration file (JSON).", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout.")]
+Entry = Annotated[str, typer.Option("--name", help="One trading entry; default: all.")]
 Store = Annotated[str, typer.Argument(help="Name of a store.", show_default=False)]
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -124,6 +128,53 @@ def watch(
         asyncio.run(watching.live(clock, watching.Watcher(clock, names or ())))
     except KeyboardInterrupt:
         raise typer.Exit(DONE) from None
+
+
+def _office(config: Path, name: str, as_json: bool) -> Office:
+    from k4.runner.operate import Office
+
+    return Office(config, sys.stdout, sys.stderr, name=name, as_json=as_json)
+
+
+def _end(done: bool) -> NoReturn:
+    raise typer.Exit(DONE if done else FAILED)
+
+
+@app.command()
+def orders(config: Config, name: Entry = "", as_json: AsJson = False) -> None:
+    """Open orders of a running trading module, by the venue's word."""
+    _end(_office(config, name, as_json).orders())
+
+
+@app.command()
+def positions(config: Config, name: Entry = "", as_json: AsJson = False) -> None:
+    """Futures positions that are not flat."""
+    _end(_office(config, name, as_json).positions())
+
+
+@app.command()
+def balances(config: Config, name: Entry = "", as_json: AsJson = False) -> None:
+    """Balances of every account."""
+    _end(_office(config, name, as_json).balances())
+
+
+@app.command("cancel-all")
+def cancel_all(config: Config, name: Entry = "", as_json: AsJson = False) -> None:
+    """Cancel everything open, foreign orders too; status 0 only when the venue confirmed all."""
+    _end(_office(config, name, as_json).cancel_all())
+
+
+@app.command()
+def kill(
+    config: Config,
+    release: Annotated[bool, typer.Option("--release", help="Allow orders again.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; shown with every refusal.")] = "",
+    name: Entry = "",
+    as_json: AsJson = False,
+) -> None:
+    """Cancel everything and refuse new orders, also after a restart, until --release."""
+    office = _office(config, name, as_json)
+    _end(office.release() if release else office.kill(reason or "k4-runner kill"))
 
 
 @shm.command("list")

@@ -3,7 +3,8 @@
 A group (all streams that write one set of stores; a product of a connection) is never split over
 workers. Which groups share a worker is `runtime.processes`: `per-connection` puts an entry's groups
 together unless they name different cores, `per-stream` gives each its own, `single` takes
-everything into one.
+everything into one. A trading entry has one journal, so it is one worker, or a part of the single
+one. Trading starts after market data, whose quotes its price collar reads, and stops before it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from k4.md.exchanges import find
 from k4.md.module import MdModule
 from k4.md.relay import UdpModule
 from k4.runner.control import Handover, Part, WorkerPlan
+from k4.runner.trading import Trading
 from k4.runner.worker import Services, log_to
+from k4.td.trading import find_exchange
 
 FACTORY = "k4.runner.compose:modules"
 
@@ -32,10 +35,12 @@ def plan(config: Config) -> list[WorkerPlan]:
 
     Raises ConfigError for what this build cannot run.
     """
-    problems = [
-        Problem(f"trading[{i}]", "this installation has no trading module")
-        for i, _ in enumerate(config.trading)
-    ]
+    problems: list[Problem] = []
+    for account in config.trading:
+        try:
+            find_exchange(account.exchange)
+        except K4Error as error:
+            problems.append(Problem(f"{account.path}.exchange", str(error)))
     for connection in config.connections:
         if connection.udp_receiver is None:
             try:
@@ -48,6 +53,10 @@ def plan(config: Config) -> list[WorkerPlan]:
         worker
         for i, connection in enumerate(config.connections)
         for worker in _of_connection(i, connection, config.processes)
+    ]
+    workers += [
+        WorkerPlan(name=f"td.{account.name}", parts=(Part(role="td", index=i),))
+        for i, account in enumerate(config.trading)
     ]
     if config.processes == "single":
         workers = [_merged(config.module_name, workers)]
@@ -82,6 +91,8 @@ def counters_name(run: str, worker: str) -> str:
 
 
 def _module(part: Part, config: Config, handover: Handover, services: Services) -> Module:
+    if part.role == "td":
+        return Trading(config.trading[part.index], clock=services.clock)
     connection = config.connections[part.index]
     if part.role == "udp":
         return UdpModule(connection, clock=services.clock, counters=services.counters)
