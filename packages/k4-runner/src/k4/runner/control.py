@@ -2,8 +2,8 @@
 
 The first line to a worker is its `Handover`. It carries the configuration's text, so that a file
 edited meanwhile cannot give two workers two truths, and so that nothing of it is ever visible in
-an argument list or an environment. Afterwards the supervisor says `start` and `stop`; the end of
-its pipe means that it died, which a worker takes for `stop`.
+an argument list or an environment. Afterwards the supervisor says `start`, `kill` and `stop`; the
+end of its pipe means that it died, which a worker takes for `stop`.
 """
 
 from __future__ import annotations
@@ -58,9 +58,11 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """To a worker. `stop` is sent at most once and ends it, also before `start`."""
+    """To a worker. `stop` is sent at most once and ends it, also before `start`. `kill` ends
+    trading, not the worker.
+    """
 
-    do: Literal["start", "stop"]
+    do: Literal["start", "stop", "kill"]
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="at", tag="ready"):

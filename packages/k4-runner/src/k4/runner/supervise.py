@@ -149,6 +149,7 @@ class Supervisor:
         self._complain = complain
         self._policy = Supervision(list(self._handovers), backoff, timing)
         self._children: dict[str, Child] = {}
+        self._owed_kill: set[str] = set()
         self._pulses: dict[str, Pulse] = {}
         self._beats: dict[str, int] = {}
         self._spare: Child | None = None
@@ -171,9 +172,13 @@ class Supervisor:
         """Supervise until the end; returns the exit status."""
         loop = asyncio.get_running_loop()
         self._end = loop.create_future()
-        signals = (signal.SIGINT, signal.SIGTERM)
-        for number in signals:
-            loop.add_signal_handler(number, self.stop)
+        handlers = {
+            signal.SIGINT: self.stop,
+            signal.SIGTERM: self.stop,
+            signal.SIGUSR1: self.kill_trading,
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
         try:
             self._act(self._policy.begin(self._clock.monotonic()))
             self._arm()
@@ -181,7 +186,7 @@ class Supervisor:
             await self._dismiss_spare()
             return status
         finally:
-            for number in signals:
+            for number in handlers:
                 loop.remove_signal_handler(number)
             for timer in (self._timer, self._spare_timer):
                 if timer is not None:
@@ -194,6 +199,22 @@ class Supervisor:
         log.info("stopping", workers=list(self._children))
         self._act(self._policy.stop(self._clock.monotonic()))
         self._arm()
+
+    def kill_trading(self) -> None:
+        """What SIGUSR1 does: every trading module cancels everything and refuses new orders. One
+        that is down just now hears of it when it comes back.
+        """
+        trading = [
+            name
+            for name, handover in self._handovers.items()
+            if any(part.role == "td" for part in handover.plan.parts)
+        ]
+        log.warning("killing trading", workers=trading)
+        for name in trading:
+            if name in self._children:
+                self._children[name].command(Command("kill"))
+            else:
+                self._owed_kill.add(name)
 
     # -- doing what the policy says -------------------------------------------------------------
 
@@ -226,6 +247,9 @@ class Supervisor:
         child, self._spare = self._spare or self._child(), None
         child.hand_over(handover, heard, gone)
         self._children[name] = child
+        if name in self._owed_kill:
+            self._owed_kill.discard(name)
+            child.command(Command("kill"))
         log.info("worker started", worker=name, pid=self._children[name].pid)
 
     # -- the process that stands by -------------------------------------------------------------

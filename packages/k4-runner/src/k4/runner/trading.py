@@ -6,12 +6,22 @@ without either: connections, orders that somebody else placed, and everything th
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from k4.core.clock import Clock
 from k4.core.config import TradingConfig
 from k4.core.log import get_logger
-from k4.core.trading import Connected, Disconnected, Event, Fault, ForeignOrder, KeyRefreshed
+from k4.core.trading import (
+    Connected,
+    Disconnected,
+    Event,
+    Fault,
+    ForeignOrder,
+    KeyRefreshed,
+    OrderError,
+    OrderUpdate,
+)
 from k4.td import TdModule, Timing
 
 log = get_logger("k4.trading")
@@ -26,6 +36,7 @@ class Trading:
         self.name = config.name
         self.td = TdModule(config, clock=clock, timing=timing)
         self.td.bus.listen(self._log)
+        self._kills: set[asyncio.Task[list[OrderUpdate]]] = set()
 
     async def prepare(self) -> None:
         await self.td.prepare()
@@ -37,6 +48,30 @@ class Trading:
 
     async def stop(self) -> None:
         await self.td.stop()
+
+    def kill(self, reason: str) -> None:
+        """Kill trading without anybody waiting for it; what could not be canceled is logged."""
+        task = asyncio.get_running_loop().create_task(self.td.kill(reason))
+        self._kills.add(task)
+        task.add_done_callback(self._kill_ended)
+
+    def _kill_ended(self, task: asyncio.Task[list[OrderUpdate]]) -> None:
+        self._kills.discard(task)
+        if task.cancelled():
+            return
+        failure = task.exception()
+        if isinstance(failure, OrderError):
+            log.error(
+                "killed, but not everything is canceled",
+                trading=self.name,
+                code=failure.code,
+                problem=failure.message,
+            )
+        elif failure is not None:
+            raise failure
+        else:
+            left = [order.client_order_id for order in task.result() if not order.status.final]
+            log.warning("trading is killed", trading=self.name, not_confirmed=left)
 
     def receipt(self) -> list[dict[str, Any]]:
         return self.td.receipt()

@@ -20,7 +20,7 @@ import random
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import msgspec
 
@@ -55,6 +55,15 @@ class Factory(Protocol):
     """What `Handover.factory` names."""
 
     def __call__(self, handover: Handover, services: Services) -> Sequence[Module]: ...
+
+
+@runtime_checkable
+class Killable(Protocol):
+    """A module that trades."""
+
+    def kill(self, reason: str) -> None:
+        """Cancel everything and refuse new orders, until somebody releases it."""
+        ...
 
 
 class QuietCollector:
@@ -106,6 +115,8 @@ class Worker:
         self._counters = CountersWriter(handover.counters)
         self._released = asyncio.Event()
         self._stopped = asyncio.Event()
+        self._started: Sequence[Module] = ()
+        self._killed = False
         self._alarm_sec = ALARM_PREPARING_SEC
         self._beat_timer: Timer | None = None
 
@@ -175,6 +186,9 @@ class Worker:
         gc.freeze()
         gc.disable()
         collector.start()
+        self._started = modules
+        if self._killed:
+            self._kill()
         if self._handover.plan.busy_poll:
             spin(loop)
         log.info("running", modules=[module.name for module in modules])
@@ -195,10 +209,19 @@ class Worker:
     def _command(self, command: Command) -> None:
         if command.do == "start":
             self._released.set()
+        elif command.do == "kill":
+            self._killed = True
+            self._kill()
         else:
             self._stopped.set()
             # After the supervisor's end of the pipe is closed it would be readable for ever.
             asyncio.get_running_loop().remove_reader(self._end.incoming)
+
+    def _kill(self) -> None:
+        """End trading; before the modules are started it is kept for then."""
+        for module in self._started:
+            if isinstance(module, Killable):
+                module.kill("killed by a signal")
 
     def _beat(self) -> None:
         self._counters.heartbeat()
