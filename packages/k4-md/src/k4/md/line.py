@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from k4.core.latency import BIN_NS, FINE_NS
 from k4.core.link import Link, LinkState
 from k4.core.liveness import Watch
 from k4.core.rotation import Sample, sample
@@ -119,17 +120,28 @@ class Line:
             port.now = received_ns
             receive(payload, received_ns, port)
 
-        known, own, seen, copied = arbiter.memo.get, port.own, port.seen, port.copied
+        known, own, seen, bit = arbiter.memo.get, port.own, port.seen, port.bit
+        lag_bins, add_lag = port.lag.bins, port.lag.add
 
         def shared(payload: bytes, received_ns: int, opcode: int, /) -> None:
             port.now = received_ns
             entry = known(payload)
             if entry is not None:
-                slot, id = entry[3], entry[4]
+                first_ns, winner, mask, slot, id = entry
                 if id >= own[slot]:
+                    # `Port.copied`, written out: three of four messages end here.
                     own[slot] = id
                     seen[slot] = received_ns
-                    copied(entry)
+                    port.duplicates += 1
+                    if not mask & bit:
+                        lag = received_ns - first_ns
+                        if 0 <= lag < FINE_NS:
+                            lag_bins[lag // BIN_NS] += 1
+                        else:
+                            add_lag(lag)
+                        if mask == winner.bit:
+                            winner.wait.add(lag)
+                        entry[2] = mask | bit
                     return
             port.entry = None
             port.calls = 0
