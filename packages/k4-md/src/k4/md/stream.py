@@ -25,6 +25,7 @@ from k4.md.feed import Ack, Broken, Channel, Control, Feed, Notice, Refused
 from k4.md.line import Line
 from k4.md.slots import Slot
 
+MOST_REFUSALS = 2048  # remembered by topic: what a venue sends must not fill the memory
 MEASURE_EVERY = 15.0  # seconds between two measurements of a line's round trip
 REFUSED = (400, 401, 403, 404)  # handshake answers that time does not mend
 
