@@ -144,8 +144,9 @@ def compare(
         symbol = instrument.symbol
         channel, row = channels.get(symbol, Channel()), ledger[symbol]
         held = without_local_time(instrument)
-        wrong = [pair for pair in zip(held, channel.expected, strict=False) if pair[0] != pair[1]]
-        assert wrong[:1] == [], symbol
+        pairs = enumerate(zip(held, channel.expected, strict=False))
+        wrong = next(((i, *pair) for i, pair in pairs if pair[0] != pair[1]), None)
+        assert wrong is None, symbol
         assert len(held) == len(channel.expected) == instrument.current_index + 1, symbol
         assert instrument.generation == row["resets"] == channel.resets, symbol
         local = [record[-1] for record in instrument.records]

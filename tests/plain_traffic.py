@@ -92,30 +92,33 @@ def books(
     asks: list[Level] = []
     old: tuple[int, int] | None = None  # the last id and time of the generation before
     due = list(resets)
+    slack = min((RESET_MS, *(jump - 1 for _, jump in due)))  # still older than what a reset brings
     at = [count * (i + 1) // (len(due) + 1) for i in range(len(due))]
     for i in range(count):
-        fresh = [side(rng, mid + sign, sign, depth, places, orders) for sign in (-1, 1)]
+        below = side(rng, mid - 1, -1, depth, places, orders)
+        above = side(rng, mid + 1, 1, depth, places, orders)
         chance = rng.random()
         if i in at:
             old = id, ms
             id, jump = due.pop(0)
             ms += jump
-            bids, asks = fresh
+            bids, asks = below, above
             yield Book(id, ms, bids, asks, new=True, first=True)
             yield Book(id, ms, bids, asks, new=False)  # and once more
         elif i and chance < 0.08:
             yield Book(id, ms, bids, asks, new=False)  # an idle repeat
         elif i and chance < 0.12:  # an older one; a little newer by its time proves nothing
-            newer = rng.randint(0, RESET_MS) if rng.randrange(2) else -rng.randint(1, 1000)
-            yield Book(max(0, id - rng.randint(1, 9)), ms + newer, *fresh, new=False)
+            newer = rng.randint(0, slack) if rng.randrange(2) else -rng.randint(1, 1000)
+            older = max(0, id - rng.randint(1, 9))
+            yield Book(0 if older == 1 else older, ms + newer, below, above, new=False)
         elif old is not None and chance < 0.16:  # of the generation before
-            yield Book(old[0] + rng.randint(0, 9), old[1], *fresh, new=False)
+            yield Book(old[0] + rng.randint(0, 9), old[1], below, above, new=False)
         else:
             id += rng.randint(1, step)
             ms += rng.choice((1, 1, 3, 20)) if old else rng.choice((0, 1, 3, 20))
             if chance > 0.2:  # else the id moves and the levels do not
                 mid += rng.randint(-5, 5)
-                bids, asks = fresh
+                bids, asks = below, above
             yield Book(id, ms, bids, asks, new=True, first=not i)
 
 
@@ -129,21 +132,23 @@ class Expect:
     def quote(self, channel: Channel, book: Book, event_us: int, trade_us: int) -> None:
         if not book.new:
             return
-        bid, ask = (levels[0] if levels else ("0", "0", 0) for levels in (book.bids, book.asks))
-        figures = map(number, (*bid[:2], *ask[:2]))
-        record = (*self._head, event_us, trade_us, book.id, *figures, bid[2], ask[2])
+        nothing = ("0", "0", 0)
+        bid, bid_vol, bid_orders = book.bids[0] if book.bids else nothing
+        ask, ask_vol, ask_orders = book.asks[0] if book.asks else nothing
+        figures = [number(text) for text in (bid, bid_vol, ask, ask_vol)]
+        record = (*self._head, event_us, trade_us, book.id, *figures, bid_orders, ask_orders)
         channel.expected.append(record)
 
     def depth(self, channel: Channel, book: Book, event_us: int, trade_us: int) -> None:
         """Books that show what the last published one showed are not published."""
         sides = (book.bids[:5], book.asks[:5])
-        prices = [
-            [number(level[column]) for level in levels] + [0.0] * (5 - len(levels))
+        figures = [
+            [number(text) for text in texts] + [0.0] * (5 - len(texts))
             for levels in sides
-            for column in (0, 1)
+            for texts in ([level[0] for level in levels], [level[1] for level in levels])
         ]
         orders = [[level[2] for level in levels] + [0] * (5 - len(levels)) for levels in sides]
-        top = (len(sides[0]), len(sides[1]), 0.0, *chain(*prices), *chain(*orders))
+        top = (len(sides[0]), len(sides[1]), 0.0, *chain(*figures), *chain(*orders))
         if book.new and top != self._top:
             self._top = top
             channel.expected.append((*self._head, event_us, trade_us, book.id, *top))
@@ -263,18 +268,21 @@ def mixed(rng: random.Random, channels: Iterable[Channel]) -> Iterator[Step]:
 
 
 def send(client: Client, steps: Iterable[Step], rng: random.Random) -> None:
-    """Send frames in writes of any size, so that they are cut anywhere."""
+    """Send frames in writes of many sizes, cut anywhere."""
     buffer, most = bytearray(), 60_000
+
+    def flush() -> None:
+        cut = rng.randint(0, len(buffer))
+        client.send(bytes(buffer[:cut]), bytes(buffer[cut:]))
+        buffer.clear()
+
     for step in steps:
         if callable(step):
-            client.send(bytes(buffer))
-            buffer.clear()
+            flush()
             step(client)
         else:
             buffer += ws_frame(step)
         if len(buffer) >= most:
-            cut = rng.randint(1, len(buffer))
-            client.send(bytes(buffer[:cut]))
-            del buffer[:cut]
+            flush()
             most = rng.choice((200, 2_000, 60_000))
-    client.send(bytes(buffer))
+    flush()

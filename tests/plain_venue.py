@@ -69,9 +69,11 @@ class Client:
             return None
         return head[0] & 15, bytes(byte ^ mask[i % 4] for i, byte in enumerate(data))
 
-    def send(self, data: bytes) -> None:
+    def send(self, *pieces: bytes) -> None:
+        """Whole frames, cut into so many writes."""
         with self.lock:
-            self.sock.sendall(data)
+            for piece in pieces:
+                self.sock.sendall(piece)
 
     def until(self, reached: Callable[[], bool], seconds: float = 30.0) -> None:
         """Wait for something that the client does; raises TimeoutError, OSError where it left."""
