@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from enum import Enum
+from enum import StrEnum
 from typing import Protocol
 
 import msgspec
@@ -22,7 +22,7 @@ MARKET = ""
 """The owner of the simulated market's own liquidity."""
 
 
-class Prevention(str, Enum):
+class Prevention(StrEnum):
     """Self-trade prevention, as the taker wants it. TRANSFER is between accounts of one group; an
     account that meets itself is decremented."""
 
@@ -92,19 +92,26 @@ class Book:
         best = self.best(not buy)
         return best is not None and _reaches(buy, price, best)
 
-    def fillable(self, taker: Resting, limit: int | None) -> int:
-        """How much of `taker` would trade at once, self-trade prevention considered."""
-        found = 0
+    def plan(self, taker: Resting, limit: int | None) -> list[tuple[int, int]]:
+        """What `take` would trade now, as (price, size), self-trade prevention considered."""
+        found: list[tuple[int, int]] = []
+        left = taker.left
         prices = self._prices[not taker.buy]
         for price in prices if taker.buy else reversed(prices):
-            if found >= taker.left or not _reaches(taker.buy, limit, price):
+            if not _reaches(taker.buy, limit, price):
                 break
             for maker in self._queues[not taker.buy, price]:
+                size = min(maker.left, left)
                 if not _same(maker, taker):
-                    found += maker.left
-                elif taker.prevention is not Prevention.EXPIRE_MAKER:
-                    return min(found, taker.left)
-        return min(found, taker.left)
+                    found.append((price, size))
+                elif taker.prevention in (Prevention.EXPIRE_TAKER, Prevention.EXPIRE_BOTH):
+                    return found
+                elif taker.prevention is Prevention.EXPIRE_MAKER:
+                    size = 0
+                left -= size
+                if not left:
+                    return found
+        return found
 
     # -- orders -----------------------------------------------------------------------------------
 

@@ -11,9 +11,9 @@ from typing import Any
 
 
 class VenueError(Exception):
-    """An answer that is no success. status: HTTP status, also that of a WebSocket answer. data: what
-    goes with it (a retry time, the halves of a cancel-and-replace). text: the whole body, where the
-    venue's edge answers instead of its API."""
+    """An answer that is no success. status: HTTP status, also that of a WebSocket answer. data:
+    what goes with it (a retry time, the halves of a cancel-and-replace). text: the whole body,
+    where the venue's edge answers instead of its API."""
 
     def __init__(
         self,
@@ -333,5 +333,5 @@ def unavailable(what: str) -> VenueError:
 
 
 def backend(code: int) -> VenueError:
-    """The backend did not answer, or not as it should. -1007 comes as 408 (documented on futures)."""
+    """The backend did not answer, or not as it should. -1007 comes as 408, as futures document."""
     return VenueError(code, _BACKEND[code], status=408 if code == -1007 else 500)
