@@ -467,12 +467,14 @@ class FakeVenue:
                 ]
             case "GET", "myTrades" | "userTrades":
                 first = int(params.get("fromId", 0))
+                only = int(params.get("orderId", 0))
                 return [
                     {name: value for name, value in trade.items() if name != "product"}
                     for trade in self.trades
                     if trade["product"] == product
                     and trade["symbol"] == params["symbol"]
                     and trade["id"] >= first
+                    and only in (0, trade["orderId"])
                 ]
             case "GET", "positionRisk":
                 return [

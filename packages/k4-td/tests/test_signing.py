@@ -116,7 +116,8 @@ def test_published_samples_without_a_key_have_the_documented_shape() -> None:
 
 
 def test_ws_payload_prints_values_as_json_does() -> None:
-    params = {"b": True, "a": 5, "d": 0.5, "c": "0.010", "signature": "no"}
+    params: dict[str, str | int | float | bool] = {"b": True, "a": 5, "d": 0.5, "c": "0.010"}
+    params["signature"] = "no"
     assert ws_payload(params) == b"a=5&b=true&c=0.010&d=0.5"
 
 

@@ -365,17 +365,9 @@ async def test_a_lost_connection_is_reconciled_before_orders_are_taken(
         await venue.cut()
         for entry in venue.orders:
             venue.fill(entry, entry.qty)  # while nobody listens
-        for account in ("spot", "ubase"):
-            await log.until(
-                lambda event, account=account: (
-                    isinstance(event, Disconnected) and event.account_type == account
-                )
-            )
-            await log.until(
-                lambda event, account=account: (
-                    isinstance(event, Connected) and event.account_type == account
-                )
-            )
+        for kind in (Disconnected, Connected):
+            for account in ("spot", "ubase"):
+                await log.until_account(kind, account)
         for account, key in keys.items():
             state = td.accounts[AccountType(account)].orders.get(key)
             assert state is not None

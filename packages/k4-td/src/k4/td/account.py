@@ -19,6 +19,7 @@ from k4.core.clock import Clock
 from k4.core.errors import SymbolError
 from k4.core.trading import (
     ZERO,
+    AccountType,
     Balance,
     BalanceChanged,
     Connected,
@@ -86,6 +87,7 @@ class Account:
         self.orders = Orders()
         self.positions: dict[tuple[str, PositionSide], Position] = {}
         self.balances: dict[str, Balance] = {}
+        self.heads: dict[str, int] = {}
         self.clock = clock
         self.timing = timing
         self.recv_window = recv_window
@@ -101,6 +103,9 @@ class Account:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._unheard: set[str] = set()
+        # Fills that the position or balance known now does not yet contain: the venue tells of the
+        # two in separate events, and the risk gate must not miss what is between them.
+        self._unsettled: dict[tuple[str, PositionSide], list[Fill]] = {}
         self.resolver = Resolver(self)
         self._recovery = Recovery(self)
         self._amender = Amender(self)
@@ -246,11 +251,31 @@ class Account:
         )
 
     def _position(self, order: NewOrder) -> Decimal:
-        if self.venue.replaces:  # spot: what is owned of the base asset
+        """With the fills that happened after it was last told."""
+        quantity, told_us = ZERO, 0
+        if self.type is AccountType.SPOT:  # what is owned of the base asset
             balance = self.balances.get(self._rules(order.symbol).base)
-            return balance.total if balance is not None else ZERO
-        position = self.positions.get((order.symbol, order.position_side))
-        return position.quantity if position is not None else ZERO
+            if balance is not None:
+                quantity, told_us = balance.total, balance.update_time_us
+        else:
+            position = self.positions.get((order.symbol, order.position_side))
+            if position is not None:
+                quantity, told_us = position.quantity, position.update_time_us
+        key = order.symbol, order.position_side
+        later = [f for f in self._unsettled.get(key, ()) if f.trade_time_us > told_us]
+        self._unsettled[key] = later
+        for fill in later:
+            quantity += fill.quantity if fill.direction is Direction.BUY else -fill.quantity
+        return quantity
+
+    @staticmethod
+    def _holding(state: OrderState) -> tuple[str, PositionSide]:
+        return state.order.symbol, state.order.position_side
+
+    def settle_fills(self, until_us: int) -> None:
+        """Positions and balances known now contain every fill before this time of the venue."""
+        for key, fills in self._unsettled.items():
+            self._unsettled[key] = [fill for fill in fills if fill.trade_time_us >= until_us]
 
     async def cancel(self, key: str) -> OrderUpdate:
         """Ask the venue to cancel. The order as it is then: canceled, or unknown. Raises
@@ -375,6 +400,7 @@ class Account:
         state = self.orders.by_venue_id(fill.symbol, fill.order_id)
         if state is None:
             state = self.journal.find_by_venue_id(self.type, fill.symbol, fill.order_id)
+        self.note_head(fill)
         if state is None or state.foreign:
             self.journal.add_fills([fill])
             return
@@ -383,6 +409,20 @@ class Account:
 
     def fault(self, fault: Fault) -> None:
         self.emit(fault)
+
+    def note_head(self, fill: Fill) -> None:
+        """Remember the highest trade id of the symbol."""
+        trade = int(fill.trade_id)
+        self.heads[fill.symbol] = max(trade, self.heads.get(fill.symbol, trade))
+
+    async def complete_fills(self, key: str) -> None:
+        """Fetch the executions that the order's cumulative figure includes and no event told."""
+        state = self.known(key)
+        told = sum((fill.quantity for fill in state.fills.values()), ZERO)
+        if state.foreign or not state.order_id or told >= state.executed:
+            return
+        for fill in await self.venue.order_fills(state.order.symbol, state.order_id):
+            self.late_fill(fill)
 
     def key_refreshed(self, created: bool) -> None:
         self.emit(KeyRefreshed(account_type=self.type, created=created))
@@ -460,9 +500,13 @@ class Account:
         if not state.foreign:
             try:
                 self.journal.save(state, fills)
+                if before is not None and before.doubts and not (state.doubts or state.waiting):
+                    self.journal.settled(state)
             except JournalError as error:
                 self.complain(error.code, error.message, error.remedy, key)
         for fill in fills:
+            self._unsettled.setdefault(self._holding(state), []).append(fill)
+            self.note_head(fill)
             self.emit(Filled(fill))
         if before is None or states.view(before) != states.view(state):
             update = states.view(state)

@@ -6,6 +6,7 @@ while K4 runs:
     orders    one row per intent; status and figures as text, `state` for replay
     requests  cancels, amends, replacements, kills: `outcome` empty while not known
     fills     one row per (account, symbol, trade id)
+    cursors   up to which trade id every execution is known
     meta      schema, and whether trading is killed
 
 No key, signature or account name is ever written. `process` (synchronous=NORMAL) survives the death
@@ -19,7 +20,7 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -58,6 +59,12 @@ CREATE TABLE IF NOT EXISTS fills (
     commission_asset TEXT NOT NULL, is_maker INTEGER NOT NULL, trade_time_us INTEGER NOT NULL,
     PRIMARY KEY (account, symbol, trade_id)
 );
+CREATE TABLE IF NOT EXISTS cursors (
+    account TEXT NOT NULL, symbol TEXT NOT NULL, trade_id INTEGER NOT NULL,
+    PRIMARY KEY (account, symbol)
+);
+CREATE INDEX IF NOT EXISTS requests_open ON requests (account, client_order_id)
+    WHERE outcome = '';
 CREATE INDEX IF NOT EXISTS fills_order ON fills (account, client_order_id);
 """
 
@@ -72,7 +79,11 @@ _UPDATE_ORDER = (
 )
 # Which doubt an unanswered request leaves about its order.
 _DOUBT = {"cancel": CANCEL, "replace": CANCEL, "amend": AMEND}
-_INSERT_FILL = "INSERT OR IGNORE INTO fills VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
+# A fill may be heard of before it is known whose it is.
+_INSERT_FILL = (
+    "INSERT INTO fills VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE"
+    " SET client_order_id=excluded.client_order_id WHERE client_order_id=''"
+)
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -206,6 +217,17 @@ class Journal:
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
+    def settled(self, state: OrderState) -> None:
+        """Nothing about the order is in doubt any more, whatever its requests came to."""
+        try:
+            self._db.execute(
+                "UPDATE requests SET outcome='settled' WHERE account=? AND client_order_id=?"
+                " AND outcome=''",
+                (state.account.value, state.order.client_order_id),
+            )
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
     def save(self, state: OrderState, fills: Sequence[Fill] = ()) -> None:
         """The order as it is known now, and executions that are new; one transaction."""
         if fills:
@@ -282,8 +304,8 @@ class Journal:
         return self._restored(rows[0][0]) if rows else None
 
     def activity(self, account: AccountType) -> dict[str, tuple[str, int]]:
-        """By symbol with any order: the last known trade id ('' for none), and the time from which
-        to ask where there is none: that of the first intent."""
+        """By symbol with any order: the trade id up to which every execution is known ('' for
+        none), and the time from which to ask where there is none: that of the first intent."""
         found = {
             row[0]: ("", int(row[1]))
             for row in self._rows(
@@ -291,21 +313,28 @@ class Journal:
                 (account.value,),
             )
         }
-        for symbol, trade, time_us in self._rows(
-            "SELECT symbol, MAX(CAST(trade_id AS INTEGER)), MAX(trade_time_us) FROM fills"
-            " WHERE account=? GROUP BY symbol",
-            (account.value,),
+        for symbol, trade in self._rows(
+            "SELECT symbol, trade_id FROM cursors WHERE account=?", (account.value,)
         ):
-            found[symbol] = (str(trade), int(time_us))
+            found[symbol] = (str(trade), found.get(symbol, ("", 0))[1])
         return found
 
-    def knows_fill(self, fill: Fill) -> bool:
-        return bool(
-            self._rows(
-                "SELECT 1 FROM fills WHERE account=? AND symbol=? AND trade_id=?",
-                (fill.account_type.value, fill.symbol, fill.trade_id),
+    def advance(self, account: AccountType, heads: Mapping[str, int]) -> None:
+        """Every execution up to these trade ids is known. This is not the highest id known: an
+        event or an answer may overtake executions that were missed while nobody listened."""
+        if not heads:
+            return
+        self._begin()
+        try:
+            self._db.executemany(
+                "INSERT INTO cursors VALUES (?,?,?) ON CONFLICT DO UPDATE"
+                " SET trade_id=MAX(trade_id, excluded.trade_id)",
+                [(account.value, symbol, trade) for symbol, trade in heads.items()],
             )
-        )
+        except sqlite3.Error as error:
+            self._db.execute("ROLLBACK")
+            raise self._failed(error) from error
+        self._commit()
 
     def killed(self) -> str:
         """Why trading is killed, '' where it is not."""

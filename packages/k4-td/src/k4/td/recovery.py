@@ -66,6 +66,7 @@ class Recovery:
                 continue
             break
         account.connected()
+        self._task = account.spawn(self._keep_cursors())
         for key in self.orphans:
             account.cancel_soon(key)
         self.orphans = []
@@ -74,9 +75,6 @@ class Recovery:
         account = self._account
         local = [state for state in account.orders.open() if not is_algo(state)]
         listed = await account.venue.open_orders()
-        await self.load_positions()
-        await self.load_balances()
-        await self._load_fills()
         for report in listed:
             account.report(report)
         self._close_algo(listed)
@@ -85,6 +83,13 @@ class Recovery:
             key = state.order.client_order_id
             if not account.known(key).final:
                 await self._compare(key, listed_there=key in there)
+            await account.complete_fills(key)
+        # After the orders, so that the venue's ids of those that were in doubt are known.
+        await self._load_fills()
+        asked_us = account.venue.now_us()
+        await self.load_positions()
+        await self.load_balances()
+        account.settle_fills(asked_us)
 
     async def _compare(self, key: str, listed_there: bool) -> None:
         """One order that is open here. A request that is under way now answers for itself."""
@@ -103,9 +108,29 @@ class Recovery:
 
     async def _load_fills(self) -> None:
         account = self._account
+        heads: dict[str, int] = {}
         for symbol, (last, since_us) in account.journal.activity(account.type).items():
             for fill in await account.venue.fills(symbol, last, since_us):
                 account.late_fill(fill)
+                heads[symbol] = int(fill.trade_id)
+        account.journal.advance(account.type, heads)
+
+    async def _keep_cursors(self) -> None:
+        """While connected the stream tells of every execution. An answer may overtake it by a
+        moment, so what is taken for complete is what was known one interval before."""
+        account = self._account
+        written: dict[str, int] = {}
+        known = dict(account.heads)
+        while True:
+            await sleep(account.clock, account.timing.silence)
+            news = {name: trade for name, trade in known.items() if written.get(name) != trade}
+            try:
+                account.journal.advance(account.type, news)
+            except OrderError as error:
+                account.complain(error.code, error.message, error.remedy)
+            else:
+                written |= news
+            known = dict(account.heads)
 
     async def load_positions(self) -> list[Position]:
         """The venue's positions; what it no longer lists is flat, unless an event says otherwise

@@ -89,6 +89,10 @@ class Resolver:
             return await self._gone(key)
         cancel = CANCEL in state.doubts
         account.change(_settled(state))
+        try:
+            await account.complete_fills(key)
+        except OrderError as error:
+            account.complain(error.code, f"fills of {key}: {error.message}", error.remedy, key)
         if cancel and not account.known(key).final:
             # The cancel never arrived and no longer can; the order is still to go.
             account.cancel_soon(key)

@@ -29,6 +29,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     retry_base: float = 0.1
     retry_cap: float = 30.0
     clock_refresh: float = 600.0
+    symbols_refresh: float = 3600.0
     listen_key_life: float = 3600.0
     checkpoint: float = 5.0
     kill_poll: float = 0.25

@@ -147,6 +147,13 @@ class TdModule:
         if self._gateway is not None:
             works.append(self._gateway.serve())
         self._tasks = [loop.create_task(work) for work in works]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (defect := task.exception()) is not None:
+            what = f"{type(defect).__name__}: {defect}"
+            self.bus.emit(Fault(code="internal", message=what, remedy="restart the module"))
 
     async def login(self, patience: float = 60.0) -> None:
         """Prepare, start, and return when every account takes orders. Raises AuthRefused where the
@@ -231,12 +238,7 @@ class TdModule:
         while True:
             await sleep(self._clock, self._timing.kill_poll)
             if self._kill is not None and self._kill.poll():
-                try:
-                    await self.kill(self._kill.reason)
-                except OrderError as error:
-                    self.bus.emit(
-                        Fault(code=error.code, message=error.message, remedy=error.remedy)
-                    )
+                await self._kill_quietly(self._kill.reason)
 
     def _count(self, sequence: int, event: Event) -> None:
         name, data = event_data(event)
@@ -341,6 +343,16 @@ class TdModule:
         except JournalError as error:
             self.bus.emit(Fault(code=error.code, message=error.message, remedy=error.remedy))
         return await self.cancel_all_orders()
+
+    def kill_soon(self, reason: str) -> None:
+        """The same from a signal handler: the switch is engaged at once, cancelling follows."""
+        self._tasks.append(asyncio.get_running_loop().create_task(self._kill_quietly(reason)))
+
+    async def _kill_quietly(self, reason: str) -> None:
+        try:
+            await self.kill(reason)
+        except OrderError as error:
+            self.bus.emit(Fault(code=error.code, message=error.message, remedy=error.remedy))
 
     def release_kill(self) -> None:
         """Allow orders again."""

@@ -8,6 +8,7 @@ Rules for a venue:
 - A call ends in one of three ways: a value; `VenueRefused`, when the venue has said that nothing
   was executed; `OutcomeUnknown`, for everything else after the first byte may have left. `NotSent`
   errors are raised before that byte. It never sends a request again whose outcome is not known.
+- Trade ids are decimal integers that rise within a symbol.
 - Reports come in any order, and more than once. Answers to calls are returned, not reported.
 - `up` follows when the stream of events is subscribed; everything that happens at the venue after
   `up` is reported, or `down` is called.
@@ -163,6 +164,10 @@ class Venue(Protocol):
 
     async def fills(self, symbol: str, after_trade_id: str, since_us: int) -> list[Fill]:
         """Own executions after a trade id, oldest first; since a time where the id is ''."""
+        ...
+
+    async def order_fills(self, symbol: str, order_id: str) -> list[Fill]:
+        """The executions of one order."""
         ...
 
     async def positions(self) -> list[Position]: ...

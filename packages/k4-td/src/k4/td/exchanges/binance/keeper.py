@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from k4.core.clock import Clock
 from k4.core.retry import backoff
-from k4.core.trading import OrderError
+from k4.core.trading import NotReady, OrderError
 from k4.td.exchanges.binance.stream import Line
 from k4.td.timers import sleep
 from k4.td.timing import Timing
@@ -52,6 +52,14 @@ class Keeper(Generic[_L]):
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """It only ends by `close`, or by a defect, which must not be silent."""
+        if not task.cancelled() and (defect := task.exception()) is not None:
+            text = f"{type(defect).__name__}: {defect}"
+            self._failed(NotReady("internal", text, remedy="restart the module, and report this"))
+            self._down(text)
 
     def reconnect(self, reason: str) -> None:
         """Drop the connection and open another: it is no longer to be trusted."""

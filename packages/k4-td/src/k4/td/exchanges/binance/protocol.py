@@ -328,6 +328,17 @@ def trades(product: Product, symbol: str, from_id: int | None, since_ms: int) ->
     )
 
 
+def order_trades(product: Product, symbol: str, order_id: str) -> Call:
+    """The executions of one order."""
+    return Call(
+        verb="GET",
+        path=f"{product.api}/{'myTrades' if product.spot else 'userTrades'}",
+        method="myTrades" if product.spot else "",
+        params={"symbol": symbol, "orderId": int(order_id)},
+        weight=5,
+    )
+
+
 def positions(product: Product) -> Call:
     path = "/fapi/v3/positionRisk" if product is USD_M else "/dapi/v1/positionRisk"
     return Call(verb="GET", path=path, weight=5)

@@ -29,10 +29,19 @@ class Http:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
+        self._users = 0
+
+    def join(self) -> Http:
+        """One more account uses it."""
+        self._users += 1
+        return self
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        if self._session is None or self._session.closed:
+        """Raises NotReady when the last account has left."""
+        if self._users <= 0:
+            raise NotReady("stopped", "the module is stopping")
+        if self._session is None:
             # Deadlines are kept on K4's clock; cookies and redirects are no part of these APIs.
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
@@ -43,8 +52,10 @@ class Http:
             self._session._retry_connection = False
         return self._session
 
-    async def close(self) -> None:
-        if self._session is not None:
+    async def leave(self) -> None:
+        """One account is done with it; the last one closes it, and with it what is under way."""
+        self._users -= 1
+        if self._session is not None and self._users <= 0:
             await self._session.close()
 
 

@@ -112,7 +112,11 @@ class Socket:
                     break
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
             reason = f"broken connection: {type(error).__name__}"
-        self.end(reason)
+        except Exception as error:
+            reason = f"defect: {type(error).__name__}: {error}"  # shown with the disconnection
+            raise
+        finally:
+            self.end(reason)
 
     async def _watch(self) -> None:
         """Ping; without any byte for two intervals the peer is gone, whatever TCP thinks."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -29,6 +29,7 @@ from k4.core.trading import (
     OutcomeUnknown,
     Position,
     RequestRefused,
+    RuleRefused,
     VenueRefused,
 )
 from k4.td.exchanges.binance import protocol, reports
@@ -73,7 +74,7 @@ class BinanceVenue:
         self.replaces = self._product.spot
         self._key: Secret | None = config.api_key
         self._signer = signer
-        self._http = http
+        self._http = http.join()
         self._clock = clock
         self._timing = timing
         self._server = ServerClock()
@@ -93,6 +94,7 @@ class BinanceVenue:
         self._hedge: bool | None = None
         self._algo = account is AccountType.UBASE
         self._last_failure = ""
+        self._closed = False
         self._tasks: list[asyncio.Task[None]] = []
         self._api: Keeper[ApiLine] = Keeper(
             self._connect_api,
@@ -138,16 +140,20 @@ class BinanceVenue:
         if self._stream is not None:
             self._stream.start()
             self._spawn(self._listen.keep(self._key_refreshed, self._key_lost))
-        self._spawn(self._keep_clock())
+        self._spawn(self._repeat(self._timing.clock_refresh, self._rest.sync_clock))
+        self._spawn(self._repeat(self._timing.symbols_refresh, self._load_symbols))
 
     async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._api.close()
         if self._stream is not None:
             await self._stream.close()
-        await self._http.close()
+        await self._http.leave()
 
     def suspect(self, reason: str) -> None:
         if self._stream is not None:
@@ -157,7 +163,13 @@ class BinanceVenue:
             self._api.reconnect(reason)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.get_running_loop().create_task(work))
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._ended_task)
+        self._tasks.append(task)
+
+    def _ended_task(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (defect := task.exception()) is not None:
+            self._fault(NotReady("internal", f"{type(defect).__name__}: {defect}"))
 
     async def _load_symbols(self) -> None:
         body = await self._rest.call(protocol.exchange_info(self._product))
@@ -178,11 +190,18 @@ class BinanceVenue:
                 return None
             raise
 
-    async def _keep_clock(self) -> None:
+    async def _relearn_mode(self) -> None:
+        try:
+            self._hedge = await self._position_mode()
+        except OrderError as error:
+            self._fault(error)
+
+    async def _repeat(self, interval: float, work: Callable[[], Awaitable[None]]) -> None:
+        """Do it again and again; a failure is told, and the next one follows in its time."""
         while True:
-            await sleep(self._clock, self._timing.clock_refresh)
+            await sleep(self._clock, interval)
             try:
-                await self._rest.sync_clock()
+                await work()
             except OrderError as error:
                 self._fault(error)
 
@@ -289,8 +308,9 @@ class BinanceVenue:
                 self._ended(line, reason, expired)
 
     def _ended(self, line: Line, reason: str, key_expired: bool) -> None:
-        keeper: Keeper[Any] = self._api if self._stream is None else self._stream
-        if line is not keeper.line:
+        keepers: tuple[Keeper[Any] | None, ...] = (self._api, self._stream)
+        keeper = next((k for k in keepers if k is not None and k.line is line), None)
+        if keeper is None:
             return  # one that is being replaced anyway
         if key_expired:
             self._listen.forget()
@@ -340,7 +360,12 @@ class BinanceVenue:
         self._pacer.check(protocol.place(self._product, order))
 
     async def place(self, order: NewOrder) -> Report:
-        return self._order(await self._send(protocol.place(self._product, order)))
+        try:
+            return self._order(await self._send(protocol.place(self._product, order)))
+        except RuleRefused as error:
+            if error.venue_code in (-4061, -4062):  # somebody changed the position mode
+                self._spawn(self._relearn_mode())
+            raise
 
     async def cancel(self, ref: OrderRef) -> Report:
         return self._order(await self._send(protocol.cancel(self._product, ref)))
@@ -464,6 +489,13 @@ class BinanceVenue:
             if len(page) < 1000:
                 return found
             following = max(int(fill.trade_id) for fill in page) + 1
+
+    async def order_fills(self, symbol: str, order_id: str) -> list[Fill]:
+        body = await self._send(protocol.order_trades(self._product, symbol, order_id))
+        try:
+            return reports.trade_fills(self._product, body)
+        except Malformed as error:
+            raise _unreadable(error) from None
 
     async def positions(self) -> list[Position]:
         if self._product.spot:
