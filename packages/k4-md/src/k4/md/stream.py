@@ -234,7 +234,7 @@ class Stream:
                         line.link.send(request)
             return
         what = event.topic or event.request
-        if self.refusals.get(what) != event.text:
+        if self.refusals.get(what) != event.text and len(self.refusals) < MOST_REFUSALS:
             self.refusals[what] = event.text
             self.log.error("refused", topic=what, code=event.code, text=event.text)
 
