@@ -350,6 +350,15 @@ def test_an_idle_repeat_is_no_reset() -> None:
     assert bench.resets == 0
 
 
+def test_an_older_copy_after_a_quiet_spell_of_a_book_is_no_reset() -> None:
+    bench = Bench(Kind.DEPTH5, Ids.NEWEST_CONSECUTIVE, Reset.ONE)
+    for id in range(100, 201):  # five seconds in which only deeper levels move
+        bench.book(0, id, (1.0, 2.0), us=id * 50_000)
+    bench.book(1, 199, (1.0, 2.0), us=199 * 50_000)
+    assert bench.published() == [100]
+    assert bench.resets == 0
+
+
 @settings(max_examples=200)
 @given(
     old=st.integers(3, 12),

@@ -212,6 +212,7 @@ class Port:
         if s.gaps is not None:
             s.gaps.offer(id, now)
         self.own[slot] = s.last = id
+        s.time_us = us
         s.advance_ns = now
         self.publish_book(s, id, values, now)
 

@@ -40,7 +40,7 @@ class Slot:
     floor_us: venue time of the generation's first message, 0 where the stream has no time.
     previous: the last id of the former generation. recent: published updates by id whose copies
     are awaited, None with a single line. top: figures of the book published last. time_us: venue
-    time of the newest trade.
+    time of the newest trade or book, 0 before the first.
     """
 
     __slots__ = (
@@ -158,10 +158,10 @@ class Slot:
         return self.lane.next - self._found
 
     def newest_us(self) -> int:
-        """Venue time of what was published last, 0 where there is none: the newest trade's, or the
-        newest record's."""
+        """Venue time of what was taken last, 0 where there is none: the newest trade's or book's
+        (which may have been no news, so that no record has it), or the newest record's."""
         lane = self.lane
-        if self.kind in (Kind.TRADE, Kind.AGGTRADE) or not lane.next:
+        if self.time_us or self.kind in (Kind.TRADE, Kind.AGGTRADE) or not lane.next:
             return self.time_us
         return self._stored_us()
 
