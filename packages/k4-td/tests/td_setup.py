@@ -28,7 +28,7 @@ from k4.td import TdModule, Timing
 # Every wait of the product, shorter by this factor.
 FACTOR = 20.0
 TIMING = Timing().scaled(FACTOR)
-WINDOW = 200.0  # ms
+SHORT_WINDOW = 400.0  # ms; an outcome in doubt is settled soon after it has closed
 
 ALL = ("spot", "ubase", "cbase")
 
@@ -43,7 +43,7 @@ def config(
         "api_key": Secret(KEY),
         "secret_key": Secret(SECRET),
         "accounts": accounts,
-        "recv_window": WINDOW,
+        "recv_window": 5000.0,
         **venue.urls(),
         **more,
     }

@@ -394,7 +394,9 @@ def test_any_change_to_a_real_event_is_an_event_or_malformed(
     event: Json = json.loads(SPOT_REPORT if product is SPOT else FUTURES_UPDATE)
     target = event if product is SPOT else event["o"]
     name = data.draw(st.sampled_from(sorted(target)))
-    junk: st.SearchStrategy[Any] = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just([])
+    junk: st.SearchStrategy[Any] = (
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just([])
+    )
     target[name] = data.draw(junk)
     assert_readable(encoded(event), product)
 

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from td_setup import TIMING, Log, config
+from td_setup import SHORT_WINDOW, TIMING, Log, config
 from td_venue import FakeVenue, Fault
 
 from k4.core.trading import AccountType, OrderStatus
@@ -59,7 +59,8 @@ async def test_kill_9_under_load_loses_nothing_and_sends_nothing_twice(
         if entry.open and rng.random() < 0.3:
             venue.fill(entry, entry.qty - entry.done)  # while nobody listens
 
-    module = TdModule(config(venue, tmp_path, (account,), journal=journal), timing=TIMING)
+    settings = config(venue, tmp_path, (account,), journal=journal, recv_window=SHORT_WINDOW)
+    module = TdModule(settings, timing=TIMING)
     log = Log(module)
     await module.login(20.0)
     ours = module.accounts[AccountType(account)]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -11,11 +14,15 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
-from td_setup import ALL, TIMING, Log, config, contents, order, running
+from td_setup import ALL, SHORT_WINDOW, TIMING, Log, config, contents, order, running
 from td_venue import KEY, SECRET, FakeVenue
 from td_venue import Fault as VenueFault
 
+from k4.core.clock import SystemClock
 from k4.core.config import RiskLimits, Secret
+from k4.core.enums import Kind
+from k4.core.loading import load
+from k4.core.shm import ShmMdStore, remove_store
 from k4.core.trading import (
     AccountType,
     AuthRefused,
@@ -44,6 +51,16 @@ from k4.core.trading import (
     WouldNotRest,
 )
 from k4.td import TdModule, Timing
+
+FOREIGN = {
+    "symbol": "BTCUSDT",
+    "side": "SELL",
+    "type": "LIMIT",
+    "timeInForce": "GTC",
+    "quantity": "1",
+    "price": "200",
+    "newClientOrderId": "web_1",
+}
 
 
 @pytest.fixture
@@ -237,7 +254,7 @@ async def test_an_unknown_outcome_is_settled_by_the_venue_alone(
     fault: VenueFault, account: str, venue: FakeVenue, tmp_path: Path
 ) -> None:
     """P7: unknown until the venue says; never sent twice."""
-    async with running(config(venue, tmp_path, (account,))) as td:
+    async with running(config(venue, tmp_path, (account,), recv_window=SHORT_WINDOW)) as td:
         log = Log(td)
         venue.faults.append(VenueFault(**vars(fault)))
         venue.silent = True  # only the query can tell
@@ -271,7 +288,7 @@ async def test_a_cancel_in_doubt_is_settled_and_sent_again_only_when_it_failed(
         for when in ("before", "after"):
             folder = tmp_path / f"{account}-{when}"
             folder.mkdir()
-            async with running(config(venue, folder, (account,))) as td:
+            async with running(config(venue, folder, (account,), recv_window=SHORT_WINDOW)) as td:
                 log = Log(td)
                 key = (await td.insert_order(order(account))).client_order_id
                 venue.silent = True
@@ -314,7 +331,7 @@ async def test_amends_in_place_and_by_replacement(venue: FakeVenue, tmp_path: Pa
 async def test_an_amend_in_doubt_counts_with_the_larger_quantity_until_settled(
     venue: FakeVenue, tmp_path: Path
 ) -> None:
-    async with running(config(venue, tmp_path, ("ubase",))) as td:
+    async with running(config(venue, tmp_path, ("ubase",), recv_window=SHORT_WINDOW)) as td:
         log = Log(td)
         key = (await td.insert_order(order("ubase"))).client_order_id
         venue.silent = True
@@ -398,18 +415,7 @@ async def test_while_disconnected_orders_are_refused_and_cancels_go_by_rest(
 async def test_foreign_orders_are_reported_and_not_adopted(
     venue: FakeVenue, tmp_path: Path
 ) -> None:
-    venue._place(
-        "ubase",
-        {
-            "symbol": "BTCUSDT",
-            "side": "SELL",
-            "type": "LIMIT",
-            "timeInForce": "GTC",
-            "quantity": "1",
-            "price": "200",
-            "newClientOrderId": "web_1",
-        },
-    )
+    venue._place("ubase", FOREIGN)
     venue.algo = [{"symbol": "BTCUSDT", "algoId": 5, "side": "SELL", "orderType": "STOP"}]
     module = TdModule(config(venue, tmp_path, ("ubase",)), timing=TIMING)
     log = Log(module)
@@ -496,15 +502,35 @@ async def test_a_stream_that_stays_silent_after_an_own_order_is_replaced(
             await log.until(lambda event: isinstance(event, Connected))
 
 
+async def test_an_event_before_the_answer_is_no_silence(venue: FakeVenue, tmp_path: Path) -> None:
+    async with running(config(venue, tmp_path, ("spot",))) as td:
+        log = Log(td)
+        venue.faults.append(VenueFault("order.place", "delay", "after", seconds=0.1))
+        key = (await td.insert_order(order())).client_order_id
+        await asyncio.sleep(1.5 * TIMING.silence)
+        assert not [event for event in log.seen if isinstance(event, Fault | Disconnected)]
+        assert (await td.cancel_order(key)).status is OrderStatus.CANCELED
+
+
+async def test_fills_of_foreign_orders_are_told(venue: FakeVenue, tmp_path: Path) -> None:
+    async with running(config(venue, tmp_path, ("ubase",))) as td:
+        log = Log(td)
+        venue._place("ubase", {**FOREIGN, "newClientOrderId": "autoclose-1"})
+        venue.fill(venue.orders[0], venue.orders[0].qty)
+        event = await log.until(lambda event: isinstance(event, Filled))
+        assert isinstance(event, Filled)
+        assert event.fill.client_order_id == "autoclose-1"
+
+
 async def test_the_clock_is_sampled_again_after_1021_and_the_request_sent_once_more(
     venue: FakeVenue, tmp_path: Path
 ) -> None:
     async with running(config(venue, tmp_path, ("spot", "ubase"))) as td:
         for account in ("spot", "ubase"):
-            venue.clock_offset_ms += 5000
+            venue.clock_offset_ms += 6000
             update = await td.insert_order(order(account))
             assert update.status is OrderStatus.NEW
-            venue.clock_offset_ms -= 12000
+            venue.clock_offset_ms -= 14000
             assert (await td.cancel_order(update.client_order_id)).status.final
     assert len(venue.placed) == 2
 
@@ -673,3 +699,88 @@ async def test_secrets_are_nowhere_in_journal_events_and_errors(
     assert KEY not in text
     assert SECRET not in text
     assert "-listen-" not in text
+
+
+async def test_the_position_counts_fills_before_the_venue_has_told_of_them(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    """A fill leaves the open orders at once; the position event may follow later."""
+    limits = {"ubase": RiskLimits(max_position="0.25")}
+    async with running(config(venue, tmp_path, ("ubase",), risk=limits)) as td:
+        log = Log(td)
+        key = (await td.insert_order(order("ubase", quantity=Decimal("0.200")))).client_order_id
+        venue.held = []
+        venue.fill(venue.orders[0], Decimal("0.200"))
+        [fill_event, _position_event] = venue.held
+        venue.held = [fill_event]
+        venue.release()
+        await log.status(key, OrderStatus.FILLED)
+        assert not any(isinstance(event, PositionChanged) for event in log.seen)
+        with pytest.raises(RiskRefused, match=r"position 0.2 .* limit 0.25"):
+            await td.insert_order(order("ubase"))
+        venue.emit(*_position_event)
+        await log.until(lambda event: isinstance(event, PositionChanged))
+        with pytest.raises(RiskRefused, match=r"position 0.2 .* limit 0.25"):
+            await td.insert_order(order("ubase"))  # and counts them once
+
+
+async def test_the_collar_works_on_the_shared_memory_of_market_data(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    store = ShmMdStore(f"k4test_collar_{os.getpid()}", Kind.BOOKTICKER, ["BTCUSDT"], 8)
+    limits = RiskLimits(price_collar_bps=100.0, bbo_store=store.name, max_bbo_age_ms=60_000.0)
+    try:
+        async with running(config(venue, tmp_path, ("spot",), risk={"spot": limits})) as td:
+            with pytest.raises(RiskRefused, match="no fresh quote"):
+                await td.insert_order(order())
+            store.feed_ok(SystemClock().time_ns())
+            store.ring.lanes[0].publish(0, 1, 1, 1, 88.0, 1.0, 89.0, 1.0, 0, 0, 1)
+            with pytest.raises(RiskRefused, match=r"buy at 90 is beyond 89.89"):
+                await td.insert_order(order())
+            assert (await td.insert_order(order(price=Decimal("89.8")))).status is OrderStatus.NEW
+    finally:
+        store.close()
+        remove_store(store.name)
+
+
+async def test_a_signal_kills_at_once(venue: FakeVenue, tmp_path: Path) -> None:
+    async with running(config(venue, tmp_path, ("spot",))) as td:
+        log = Log(td)
+        key = (await td.insert_order(order())).client_order_id
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, td.kill_soon, "SIGUSR1")
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await log.status(key, OrderStatus.CANCELED)
+        loop.remove_signal_handler(signal.SIGUSR1)
+        assert td.killed == "SIGUSR1"
+
+
+async def test_a_loaded_configuration_is_all_that_a_module_needs(
+    venue: FakeVenue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("K4_TEST_KEY", KEY)
+    monkeypatch.setenv("K4_TEST_SECRET", SECRET)
+    urls = {
+        f"{account}_{name}": url
+        for name, by_account in venue.urls().items()
+        for account, url in by_account.items()
+    }
+    entry = {
+        "exchange": "binance",
+        "name": "main",
+        "api_key": {"env": "K4_TEST_KEY"},
+        "secret_key": {"env": "K4_TEST_SECRET"},
+        **{f"{account}_enabled": True for account in ALL},
+        **urls,
+        "journal": str(tmp_path / "j.db"),
+        "socket": str(tmp_path / "td.sock"),
+        "risk": {"spot": {"symbols": ["BTCUSDT"], "max_order_qty": "0.5"}},
+    }
+    file = tmp_path / "k4.json"
+    file.write_text(json.dumps({"trading": [entry]}))
+    [loaded] = load(str(file)).trading
+    async with running(loaded) as td:
+        for account in ALL:
+            assert (await td.insert_order(order(account))).status is OrderStatus.NEW
+        with pytest.raises(RiskRefused, match=r"quantity 0.6 is above 0.5"):
+            await td.insert_order(order(quantity=Decimal("0.6")))

@@ -11,7 +11,7 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
-from td_setup import TIMING, config, order
+from td_setup import SHORT_WINDOW, TIMING, config, order
 from td_venue import FakeVenue
 
 from k4.core.trading import OrderError
@@ -21,7 +21,9 @@ from k4.td import TdModule
 async def main(port: int, journal: str, account: str, seed: int) -> None:
     addresses = FakeVenue()
     addresses.port = port
-    settings = config(addresses, Path(journal).parent, (account,), journal=journal)
+    settings = config(
+        addresses, Path(journal).parent, (account,), journal=journal, recv_window=SHORT_WINDOW
+    )
     module = TdModule(settings, timing=TIMING)
     await module.login(20.0)
     rng = random.Random(seed)

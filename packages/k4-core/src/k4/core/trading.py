@@ -259,6 +259,17 @@ Event = (
 )
 
 
+def event_name(event: Event) -> str:
+    """What the event is called on the wire."""
+    return str(type(event).__struct_config__.tag)
+
+
+def event_account(event: Event) -> str:
+    """The account type that it is about, '' for none in particular."""
+    subject = getattr(event, event.__struct_fields__[0])
+    return str(getattr(subject, "account_type", getattr(event, "account_type", "")))
+
+
 # Decimals and structs as JSON values.
 
 
@@ -327,7 +338,7 @@ def from_wire(kind: type[_S], data: Mapping[str, Any]) -> _S:
 
 def event_data(event: Event) -> tuple[str, dict[str, Any]]:
     """The wire name of an event and its `data`."""
-    name = str(type(event).__struct_config__.tag)
+    name = event_name(event)
     match event:
         case OrderChanged(update=inner) | ForeignOrder(update=inner):
             return name, to_wire(inner)

@@ -9,7 +9,7 @@ A request whose outcome is not known leaves its order in doubt, which only the v
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -103,6 +103,7 @@ class Account:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._unheard: set[str] = set()
+        self._heard_early: set[str] = set()
         # Fills that the position or balance known now does not yet contain: the venue tells of the
         # two in separate events, and the risk gate must not miss what is between them.
         self._unsettled: dict[tuple[str, PositionSide], list[Fill]] = {}
@@ -268,9 +269,12 @@ class Account:
             quantity += fill.quantity if fill.direction is Direction.BUY else -fill.quantity
         return quantity
 
-    @staticmethod
-    def _holding(state: OrderState) -> tuple[str, PositionSide]:
-        return state.order.symbol, state.order.position_side
+    def _filled(self, state: OrderState, fills: Iterable[Fill]) -> None:
+        holding = state.order.symbol, state.order.position_side
+        for fill in fills:
+            self._unsettled.setdefault(holding, []).append(fill)
+            self.note_head(fill)
+            self.emit(Filled(fill))
 
     def settle_fills(self, until_us: int) -> None:
         """Positions and balances known now contain every fill before this time of the venue."""
@@ -375,7 +379,10 @@ class Account:
         if state is None:
             self._foreign(report)
             return
-        self._unheard.discard(state.order.client_order_id)
+        key = state.order.client_order_id
+        self._unheard.discard(key)
+        if PLACE in state.waiting:
+            self._heard_early.add(key)
         self.change(states.hear(state, report))
 
     def position(self, position: Position) -> None:
@@ -449,6 +456,7 @@ class Account:
             return
         self.orders.put(state)
         self.emit(ForeignOrder(states.view(state)))
+        self._filled(state, state.fills.values())
 
     # The state of orders.
 
@@ -504,10 +512,7 @@ class Account:
                     self.journal.settled(state)
             except JournalError as error:
                 self.complain(error.code, error.message, error.remedy, key)
-        for fill in fills:
-            self._unsettled.setdefault(self._holding(state), []).append(fill)
-            self.note_head(fill)
-            self.emit(Filled(fill))
+        self._filled(state, fills)
         if before is None or states.view(before) != states.view(state):
             update = states.view(state)
             self.emit(ForeignOrder(update) if state.foreign else OrderChanged(update))
@@ -563,6 +568,9 @@ class Account:
     def expect_event(self, key: str) -> None:
         """The venue accepted an order, so its stream must tell of it (sheet: a stream that stays
         silent after an own order is broken, whatever its socket says)."""
+        if key in self._heard_early:  # before the answer, which is as good
+            self._heard_early.discard(key)
+            return
         self._unheard.add(key)
         self.clock.call_later(self.timing.silence, self._unheard_still, key)
 

@@ -33,7 +33,8 @@ from k4.core.trading import (
     OrderMissing,
     OrderUpdate,
     Position,
-    event_data,
+    event_account,
+    event_name,
 )
 from k4.td.account import Account
 from k4.td.bus import Bus, EventStream
@@ -241,8 +242,7 @@ class TdModule:
                 await self._kill_quietly(self._kill.reason)
 
     def _count(self, sequence: int, event: Event) -> None:
-        name, data = event_data(event)
-        self._counts[f"{data.get('account_type', '')}.{name}"] += 1
+        self._counts[f"{event_account(event)}.{event_name(event)}"] += 1
         if isinstance(event, Fault) and event.code == "venue.auth":
             account = AccountType(event.account_type) if event.account_type else None
             if account is not None:
