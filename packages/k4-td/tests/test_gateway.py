@@ -30,6 +30,7 @@ from k4.core.trading import (
     FilterRefused,
     GatewayError,
     InvalidOrder,
+    KeyRefreshed,
     OrderChanged,
     OrderMissing,
     OrderStatus,
@@ -155,6 +156,7 @@ async def test_the_protocol_by_hand(module: TdModule, venue: FakeVenue) -> None:
 async def test_events_are_numbered_without_a_gap(module: TdModule, venue: FakeVenue) -> None:
     peer = await Raw.connect(module, greet=False)
     hello = await peer.ask(0, "hello", client="mm1", events=True)
+    module.bus.emit(KeyRefreshed(account_type=AccountType.UBASE))  # no event of the protocol
     peer.send(1, "insert_order", **place(order_type=OrderType.MARKET, price=Decimal(0)))
     seen: list[Json] = []
     while not any(entry.get("data", {}).get("status") == "filled" for entry in seen):

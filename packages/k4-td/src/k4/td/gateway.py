@@ -27,6 +27,7 @@ from k4.core.trading import (
     Fault,
     GatewayError,
     InvalidOrder,
+    KeyRefreshed,
     NewOrder,
     OrderError,
     from_wire,
@@ -72,6 +73,8 @@ class Gateway:
         self._socket: socket.socket | None = None
         self._server: asyncio.AbstractServer | None = None
         self.clients: set[Client] = set()
+        self.sequence = 0
+        module.bus.listen(self._event)
         self.cancels: set[asyncio.Task[Any]] = set()
         self.closing = False
 
@@ -150,6 +153,16 @@ class Gateway:
             await self._server.wait_closed()
         self.unbind()
 
+    def _event(self, sequence: int, event: Event) -> None:
+        """To every client that wants events, encoded once. Listen keys are the gateway's own
+        affair, and no event of the protocol."""
+        if isinstance(event, KeyRefreshed):
+            return
+        self.sequence += 1
+        line = event_line(self.sequence, event)
+        for client in list(self.clients):
+            client.tell(line)
+
     def cancel_for(self, key: str, account: AccountType) -> None:
         """Cancel an order whose strategy is gone."""
         task = self.module.accounts[account].cancel_soon(key)
@@ -168,7 +181,7 @@ class Client(asyncio.Protocol):
         self._name = ""
         self._greeted = False
         self._cancels = gateway.module.config.cancel_on_disconnect
-        self._stop_events: Callable[[], None] | None = None
+        self._wants_events = False
         self._tails: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._placed: dict[str, AccountType] = {}
@@ -191,8 +204,6 @@ class Client(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone = True
         self._gateway.clients.discard(self)
-        if self._stop_events is not None:
-            self._stop_events()
         if self._cancels:
             for key, account in self._placed.items():
                 self._gateway.cancel_for(key, account)
@@ -220,15 +231,15 @@ class Client(asyncio.Protocol):
             return
         transport.write(line)
         if transport.get_write_buffer_size() > MAX_BUFFERED:
-            self._gone = True  # before the event below comes back here
+            self._gone = True
             transport.abort()
-            self._module.bus.emit(
-                Fault(
-                    code="gateway.slow",
-                    message=f"client {self._name!r} does not read: dropped",
-                    remedy="read events as they come, or say events false in hello",
-                )
+            fault = Fault(
+                code="gateway.slow",
+                message=f"client {self._name!r} does not read: dropped",
+                remedy="read events as they come, or say events false in hello",
             )
+            # Not from here: other clients are still being told of what came before it.
+            asyncio.get_running_loop().call_soon(self._module.bus.emit, fault)
 
     def _refuse(self, request_id: int | str | None, error: OrderError) -> None:
         self._write(refusal(request_id, error))
@@ -294,12 +305,9 @@ class Client(asyncio.Protocol):
         if self._greeted:
             raise GatewayError("hello", "hello was said already")
         self._cancels = flag(params, "cancel_on_disconnect", self._cancels)
-        wants_events = flag(params, "events", False)
+        self._wants_events = flag(params, "events", False)
         self._name = name
         self._greeted = True
-        bus = self._module.bus
-        if wants_events:
-            self._stop_events = bus.listen(self._event)
         symbols, complete = self._symbols()
         return {
             "protocol": PROTOCOL,
@@ -313,7 +321,7 @@ class Client(asyncio.Protocol):
             "symbols": symbols,
             "symbols_complete": complete,
             "killed": self._module.killed,
-            "seq": bus.sequence,
+            "seq": self._gateway.sequence,
         }
 
     def _symbols(self) -> tuple[dict[str, list[str]], bool]:
@@ -333,8 +341,10 @@ class Client(asyncio.Protocol):
                 kept.append(name)
         return found, complete
 
-    def _event(self, sequence: int, event: Event) -> None:
-        self._write(event_line(sequence, event))
+    def tell(self, line: bytes) -> None:
+        """An event, if this client wants events."""
+        if self._wants_events:
+            self._write(line)
 
     async def _insert(self, params: dict[str, Any]) -> dict[str, Any]:
         order = from_wire(NewOrder, params)
