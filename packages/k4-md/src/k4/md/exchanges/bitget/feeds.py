@@ -19,11 +19,11 @@ import msgspec
 
 from k4.core.config import ConnectionConfig, ProductConfig
 from k4.core.enums import Kind, ProductType
-from k4.core.errors import ConfigError, Problem
 from k4.core.limits import Keepalive, Limits
 from k4.md.exchanges.bitget.session import CHANNELS, BitgetSession, topic_of
 from k4.md.feed import Channel, Feed, Ids, Reset, SymbolMap, slot_of
 from k4.md.portions import portions
+from k4.md.wanted import check, kinds_of
 
 ENDPOINTS: Mapping[str, str] = {
     "public": "wss://ws.bitget.com/v2/ws/public",
@@ -64,32 +64,16 @@ def feeds(config: ConnectionConfig, symbols: SymbolMap) -> list[Feed]:
 
     Raises ConfigError for an unknown product or kind.
     """
-    problems = [problem for product in config.products for problem in _problems(product)]
-    if problems:
-        raise ConfigError(problems)
+    check(config, MARKETS, CHANNELS)
     return [
         feed for product in config.products for feed in _product_feeds(config, product, symbols)
-    ]
-
-
-def _wanted(product: ProductConfig) -> tuple[Kind, ...]:
-    return product.kinds or tuple(product.stores)
-
-
-def _problems(product: ProductConfig) -> list[Problem]:
-    if product.name not in MARKETS:
-        return [Problem(product.path, f"bitget has no product {product.name!r}")]
-    return [
-        Problem(product.path, f"bitget has no {kind.label} channel")
-        for kind in _wanted(product)
-        if kind not in CHANNELS
     ]
 
 
 def _product_feeds(
     config: ConnectionConfig, product: ProductConfig, symbols: SymbolMap
 ) -> list[Feed]:
-    kinds = _wanted(product)
+    kinds = kinds_of(product)
     ids = [symbols.get((product.name, symbol), symbol) for symbol in product.symbols]
     shards = portions([0] * len(ids), most=LIMITS.topics_per_connection // len(kinds))
     return [

@@ -18,11 +18,11 @@ import msgspec
 
 from k4.core.config import ConnectionConfig, ProductConfig
 from k4.core.enums import Kind, ProductType
-from k4.core.errors import ConfigError, Problem
 from k4.core.limits import Keepalive, Limits
 from k4.md.exchanges.bybit.session import TOPICS, BybitSession, topic_of
 from k4.md.feed import Channel, Feed, Ids, Requests, Reset, SymbolMap, slot_of
 from k4.md.portions import portions
+from k4.md.wanted import check, kinds_of
 
 ENDPOINTS: Mapping[str, str] = {
     "spot": "wss://stream.bybit.com/v5/public/spot",
@@ -64,32 +64,16 @@ def feeds(config: ConnectionConfig, symbols: SymbolMap) -> list[Feed]:
 
     Raises ConfigError for an unknown product or kind.
     """
-    problems = [problem for product in config.products for problem in _problems(product)]
-    if problems:
-        raise ConfigError(problems)
+    check(config, PRODUCT_TYPES, TOPICS)
     return [
         feed for product in config.products for feed in _product_feeds(config, product, symbols)
-    ]
-
-
-def _wanted(product: ProductConfig) -> tuple[Kind, ...]:
-    return product.kinds or tuple(product.stores)
-
-
-def _problems(product: ProductConfig) -> list[Problem]:
-    if product.name not in PRODUCT_TYPES:
-        return [Problem(product.path, f"bybit has no product {product.name!r}")]
-    return [
-        Problem(product.path, f"bybit has no {kind.label} channel")
-        for kind in _wanted(product)
-        if kind not in TOPICS
     ]
 
 
 def _product_feeds(
     config: ConnectionConfig, product: ProductConfig, symbols: SymbolMap
 ) -> list[Feed]:
-    kinds = _wanted(product)
+    kinds = kinds_of(product)
     channels = [
         [
             _channel(index, symbol, kind, symbols.get((product.name, symbol), symbol), product.name)

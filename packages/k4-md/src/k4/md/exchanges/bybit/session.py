@@ -67,13 +67,14 @@ class Quotes:
     book as deep as the last snapshot; jumps of `u` are its merging, so nothing is broken by them.
     """
 
-    __slots__ = ("_base", "_book", "_slot", "_symbol")
+    __slots__ = ("_base", "_book", "_broken", "_slot", "_symbol")
 
     def __init__(self, slot: int, symbol: str) -> None:
         self._slot = slot
         self._symbol = symbol
         self._base: Update | None = None
         self._book: Book | None = None
+        self._broken = False  # and told so
 
     def receive(self, frame: bytes, out: Sink) -> None:
         try:
@@ -104,7 +105,11 @@ class Quotes:
         """The best levels after a delta; None where it has no base or is older than that."""
         base, book = self._base, self._book
         if base is None:
-            out.control(Broken(self._slot, f"update {d.u} without a snapshot"))
+            if self._broken:
+                out.drop("broken")
+            else:
+                self._broken = True
+                out.control(Broken(self._slot, f"update {d.u} without a snapshot"))
             return None
         if book is None:
             book = self._book = Book(max(len(base.b), len(base.a), 1))
