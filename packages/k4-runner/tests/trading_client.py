@@ -227,7 +227,7 @@ class Desk:
             "type": "LIMIT",
             "timeInForce": "GTC",
             "quantity": "10" if product == "cbase" else "0.010",
-            "price": "60000.0",
+            "price": "63000.0",
             **params,
         }
         values = {name: value for name, value in values.items() if value is not None}
