@@ -407,10 +407,12 @@ async def test_close_without_a_code(transport: Transport) -> None:
 
 
 @everywhere
-async def test_nothing_but_closed_after_the_links_own_close(transport: Transport) -> None:
+async def test_what_was_on_its_way_counts_after_the_links_own_close(transport: Transport) -> None:
     async def script(peer: ServerPeer) -> None:
         await peer.accept()
-        await peer.text(b"first")
+        texts = [Frame(Opcode.TEXT, text).serialize(mask=False) for text in (b"first", b"second")]
+        ping = Frame(Opcode.PING, b"?").serialize(mask=False)
+        await peer.raw(texts[0] + ping + texts[1])
         await peer.gone()
 
     async with ScriptedServer(script) as server:
@@ -425,7 +427,7 @@ async def test_nothing_but_closed_after_the_links_own_close(transport: Transport
         ears.on_message = close_and_more
         transport.connect(Dial(url=server.url()), ears)
         await ears.end()
-        assert ears.kinds == ["opened", "message", "closed"]
+        assert ears.kinds == ["opened", "message", "message", "closed"]
         await first(server).left.wait()
         assert [kind for kind, _ in first(server).received] == ["close"]
 

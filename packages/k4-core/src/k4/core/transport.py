@@ -8,7 +8,9 @@ What every implementation keeps, and what one test suite checks for all of them:
 
 - Order of calls on a `Receiver`: `opened` once, then `message`, `pinged`, `ponged` in any number,
   then `closed` once. A connection that never opens gets `closed` alone. After `closed` nothing more
-  is called, and after the link's own `close` or `abort` nothing but `closed`.
+  is called, and after the link's own `abort` nothing but `closed`. After its own `close` what was
+  on its way still counts: messages are delivered until the peer's close frame, pings and pongs are
+  not.
 - No call comes from inside `connect`, `cancel`, `close`, `abort`, `send_text`, `ping` or `pong`.
 - `receiver.message` is looked up once, right after `opened` has returned, so that a receiver can
   put the final consumer there and no hop lies between the library's callback and the session.

@@ -371,10 +371,14 @@ class _Connection(WSListener):
         return peer_name(self._transport.underlying_transport.get_extra_info("peername"))
 
     def _await_close(self, transport: WSTransport, frame: WSFrame) -> None:
-        """After our close frame: nothing counts but the peer's."""
-        if frame.msg_type is WSMsgType.CLOSE:
+        """After our close frame: messages that were on their way, then the peer's close frame."""
+        now = self._time_ns()
+        kind = frame.msg_type
+        if kind is WSMsgType.CLOSE:
             self.on_ws_frame = self._ignore
             self._wind_down(transport, 0.0)
+        elif (kind is _TEXT or kind is _BINARY) and frame.fin:
+            self._deliver(frame.get_payload_as_bytes(), now, TEXT if kind is _TEXT else BINARY)
 
 
 def _number(code: WSCloseCode) -> int:

@@ -197,6 +197,8 @@ class _Connection(asyncio.Protocol):
                 self._keep(frame, now)
         elif opcode is Opcode.CONT:
             self._keep(frame, now)
+        elif self._closing:
+            return
         elif opcode is Opcode.PING:
             self._receiver.pinged(bytes(frame.data))
         elif opcode is Opcode.PONG:
@@ -283,7 +285,7 @@ class _Connection(asyncio.Protocol):
 
     def close(self, code: int = NORMAL, reason: str = "") -> None:
         if self._protocol.state is State.OPEN and not self._over:
-            self._closing = self._over = True
+            self._closing = True
             self._protocol.send_close(code, reason)
             self._flush()
 

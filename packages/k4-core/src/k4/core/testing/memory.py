@@ -42,7 +42,8 @@ class MemoryPeer:
         self._receiver = receiver
         self._message: Callable[[bytes, int, int], None] | None = None
         self._reachable = True
-        self._client_closing = False  # the client closed or aborted: it hears `closed` alone
+        self._client_closing = False  # the client sends nothing more
+        self._over = False  # it hears `closed` alone; its own close frame does not yet bring that
         self._cancelled = False
         self._reason = ""
 
@@ -80,7 +81,7 @@ class MemoryPeer:
     def close(self, code: int = NORMAL, reason: str = "") -> None:
         """Send a close frame, which the client's end answers."""
         if self._hears():
-            self._client_closing = True
+            self._client_closing = self._over = True
             self._clock.call_later(0.0, self._finish, Closed(code, reason, clean=True))
 
     def half_open(self) -> None:
@@ -114,7 +115,7 @@ class MemoryPeer:
                 self._clock.call_later(0.0, self._finish, Closed(code, reason, clean=True))
 
     def abort(self) -> None:
-        self._client_closing = True
+        self._client_closing = self._over = True
         self._clock.call_later(0.0, self._finish, Closed(ABNORMAL, self._reason))
 
     def cancel(self) -> None:
@@ -148,11 +149,11 @@ class MemoryPeer:
             self.on_text(data)
 
     def _deliver(self, data: bytes, opcode: int) -> None:
-        if not self._hears() or self._message is None:
+        if not self.open or not self._reachable or self._over or self._message is None:
             return
         if len(data) > self.dial.max_frame_bytes:
             self._note("close", TOO_BIG)
-            self._client_closing = True
+            self._client_closing = self._over = True
             how = Closed(TOO_BIG, f"{len(data)} bytes are too long for one message")
             self._clock.call_later(0.0, self._finish, how)
             return
@@ -163,7 +164,7 @@ class MemoryPeer:
         try:
             callback(*args)
         except Exception as error:
-            self._client_closing = True
+            self._client_closing = self._over = True
             how = Closed(ABNORMAL, f"receiver failed: {error!r}", error=error)
             self._clock.call_later(0.0, self._finish, how)
 
