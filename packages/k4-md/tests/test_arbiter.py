@@ -289,6 +289,122 @@ def test_trades_of_the_proof_are_not_lost() -> None:
     assert bench.resets == 1
 
 
+def test_a_reset_that_begins_with_a_placeholder_is_seen_and_leaves_no_gap() -> None:
+    bench = trades()
+    for id in range(100, 110):
+        bench.trade(0, id, us=bench.now // 1000)
+        bench.trade(1, id, us=bench.now // 1000)
+    for line in (0, 1):
+        bench.ports[line].now = bench.now
+        bench.ports[line].skip(Kind.TRADE, 1)
+    for id in (2, 3, 5):
+        bench.now += 100 * MS
+        for line in (0, 1):
+            bench.trade(line, id, us=bench.now // 1000)
+    for line in (0, 1):
+        bench.ports[line].skip(Kind.TRADE, 4)
+    bench.wait(2.5)
+    gaps = bench.arbiter.live_slots()[0].gaps
+    assert bench.published() == [*range(100, 110), 2, 3, 5]
+    assert bench.resets == 1
+    assert gaps is not None
+    assert (gaps.runs, gaps.lost, gaps.healed, gaps.first, gaps.top) == (0, 0, 0, 1, 5)
+
+
+@pytest.mark.parametrize(
+    ("ids", "reset"), [(Ids.CONSECUTIVE, Reset.SILENCE), (Ids.SUSPECTED, Reset.NEWER_TIME)]
+)
+def test_a_reset_invents_and_heals_no_gap(ids: Ids, reset: Reset) -> None:
+    """The new ids are close below the old ones, and among them."""
+    bench = trades(ids, reset=reset)
+    for id in (*range(100, 110), *range(115, 120)):
+        bench.trade(0, id, us=bench.now // 1000)
+    for id in (*range(60, 70), 112, 113):
+        bench.now += 150 * MS
+        bench.trade(0, id, us=bench.now // 1000)
+        bench.trade(1, id, us=bench.now // 1000)
+    bench.now += 2500 * MS
+    for id in (114, 115, 116):
+        bench.now += 10 * MS
+        bench.trade(0, id, us=bench.now // 1000)
+    gaps = bench.arbiter.live_slots()[0].gaps
+    assert bench.resets == 1
+    assert gaps is not None
+    published = {(id, bench.published().count(id)) for id in (65, 66, 113, 116)}
+    assert {count for _, count in published} <= {1, 2}
+    inner = 113 - 69 - 2 if reset is Reset.SILENCE else 0
+    assert (gaps.lost, gaps.healed) == (5 + inner, 0)
+
+
+def test_a_line_out_of_order_in_a_quiet_market_is_no_reset() -> None:
+    bench = trades(lines=2)
+    for id in range(100, 120):
+        bench.trade(0, id)
+    for id in (*range(100, 105), 106, 107, 105, 108, 109, 110):  # behind, and out of order
+        bench.trade(1, id)
+    bench.wait(5.0)
+    bench.trade(1, 111)
+    bench.wait(5.0)
+    assert bench.resets == 0
+    assert bench.published() == [*range(100, 120)]
+
+
+def test_a_late_message_of_the_old_generation_is_no_fall_in_the_new() -> None:
+    bench = trades()
+    for id in range(1000, 1010):
+        bench.now += MS
+        bench.trade(0, id, us=bench.now // 1000)
+        bench.trade(1, id, us=bench.now // 1000)
+    late = bench.now // 1000 - 1
+    for id in range(500, 520):
+        bench.now += 200 * MS
+        for line in (0, 1):
+            bench.trade(line, id, us=bench.now // 1000)
+    bench.trade(1, 1008, us=late)
+    for id in range(520, 540):
+        for line in (0, 1):
+            bench.now += 10 * MS
+            bench.trade(line, id, us=bench.now // 1000)
+    bench.wait(5.0)
+    assert bench.resets == 1
+    assert bench.published() == [*range(1000, 1010), *range(500, 540)]
+
+
+def test_what_a_fallen_line_brings_out_of_order_is_kept() -> None:
+    bench = trades()
+    for id in range(100, 110):
+        bench.trade(0, id, us=bench.now // 1000)
+    for id in (3, 5, 4, 6):
+        bench.now += 100 * MS
+        bench.trade(0, id, us=bench.now // 1000)
+    bench.wait(2.5)
+    assert sorted(bench.published()) == [3, 4, 5, 6, *range(100, 110)]
+    assert bench.resets == 1
+
+
+@pytest.mark.parametrize("replaced", ["before", "after"])
+def test_a_line_replaced_during_a_reset_loses_neither_proof_nor_trades(replaced: str) -> None:
+    bench = trades(lines=1)
+    for id in range(100, 110):
+        bench.trade(0, id, us=bench.now // 1000)
+    for id in (1, 2):
+        bench.now += 100 * MS
+        bench.trade(0, id, us=bench.now // 1000)
+    old = bench.ports[0]
+    new = bench.arbiter.port("heir", lambda event: None, heir_of=old)
+    new.serving_ns = bench.now
+    bench.ports.append(new)
+    if replaced == "before":
+        bench.arbiter.close(old)
+    for id in (3, 4):
+        bench.now += 100 * MS
+        bench.trade(1, id, us=bench.now // 1000)
+    bench.arbiter.close(old)
+    bench.wait(2.5)
+    assert bench.published() == [*range(100, 110), 1, 2, 3, 4]
+    assert bench.resets == 1
+
+
 def test_a_line_that_merely_lags_proves_nothing() -> None:
     bench = quotes()
     bench.quote(0, 1000)
@@ -370,8 +486,12 @@ def test_an_older_copy_after_a_quiet_spell_of_a_book_is_no_reset() -> None:
 def test_a_reset_never_stalls_and_nothing_old_returns(
     old: int, new: int, base: int, lags: list[int], timed: bool
 ) -> None:
-    """Three lines bring the same two generations, each late by its own number of steps."""
-    sequence = [(0, 1000 + i) for i in range(old)] + [(1, min(base, 990) + i) for i in range(new)]
+    """Three lines bring the same two generations, each late by its own number of steps.
+
+    The generations share no id: a line without history and without times that begins with one
+    which both have cannot be told apart.
+    """
+    sequence = [(0, 1000 + i) for i in range(old)] + [(1, min(base, 980) + i) for i in range(new)]
     bench = quotes(lines=3)
     tagged: list[tuple[int, int]] = []
     for step in range(len(sequence) + 31):

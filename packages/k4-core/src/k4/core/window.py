@@ -19,6 +19,9 @@ from itertools import pairwise
 WINDOW_IDS = 65_536
 MAX_RUNS = 100_000
 
+Figures = tuple[int, int, int]
+"""Of a ledger of gaps: ids lost, ids healed, runs."""
+
 
 class Verdict(IntEnum):
     """What an id is to a window. New and late ids are to be published, the others not."""
@@ -103,6 +106,16 @@ class Gaps:
             for low, high in pairwise(ids)
             if high > low + 1
         ]
+
+    def figures(self) -> Figures:
+        return self.lost, self.healed, self.runs
+
+    def give_back(self, taken: Figures) -> None:
+        """Undo what ids counted that belonged to the next generation, just before its `reset`."""
+        lost, healed, runs = taken
+        self.lost -= lost
+        self.healed -= healed
+        self._expired_runs -= runs
 
     def reset(self) -> None:
         """Begin a new generation: the losses of the old one stay counted."""

@@ -18,7 +18,6 @@ from k4.core.enums import Kind
 from k4.core.latency import BIN_NS, FINE_NS, Histogram
 from k4.core.limits import Limits
 from k4.core.ring import RingWriter
-from k4.core.window import Verdict
 from k4.md import resets
 from k4.md.feed import NO_COUNTS, Channel, Control, Level
 from k4.md.slots import BATCH, RECENT, Entry, Slot, Tap
@@ -217,16 +216,9 @@ class Port:
         self.publish_book(s, id, values, now)
 
     def skip(self, slot: int, id: int) -> None:
-        s = self._slots[slot]
         self.calls += 1
-        self.seen[slot] = now = self.now
-        if s.gate and not resets.admits(self, s, id, 0):
-            self.stale += 1
-            return
-        if s.gaps is not None and s.gaps.offer(id, now) is Verdict.NEW:
-            s.last = id
-            s.advance_ns = now
-        self.own[slot] = id
+        self.seen[slot] = self.now
+        resets.skipped(self, self._slots[slot], id)
 
     def seed(self, slot: int, id: int) -> None:
         self.calls += 1
@@ -346,6 +338,7 @@ class Arbiter:
         self.reset_ns = int(limits.reset_wait * 1e9)
         self.on_reset = on_reset
         self.ports: list[Port] = []
+        self.leaving: list[Port] = []  # closed, with messages that wait for the proof of a reset
         self.memo: dict[bytes, Entry] = {}
         self._bits = deque(1 << i for i in range(BITS))
         window_ns = int(limits.trade_window * 1e9)
@@ -375,6 +368,7 @@ class Arbiter:
         port = Port(self, name, self._bits.popleft(), on_control)
         if heir_of is not None:
             port.own = list(heir_of.own)
+            port.fallen = dict(heir_of.fallen)  # shared: one fall, whoever goes on with it
         else:
             for slot in self.live_slots():
                 if not slot.published_here:
@@ -387,6 +381,8 @@ class Arbiter:
         if port in self.ports:
             self.ports.remove(port)
             self._bits.append(port.bit)
+            if port.fallen:
+                self.leaving.append(port)
 
     def remember(self, frame: bytes, entry: Entry) -> None:
         """Know `frame` as a copy of `entry`'s update from now on."""
@@ -401,6 +397,9 @@ class Arbiter:
         for slot in self.live_slots():
             resets.consider(self, slot, now_ns)
             slot.forget(now_ns - int(self.limits.trade_window * 1e9))
+        if self.leaving:
+            overdue = now_ns - 2 * self.reset_ns
+            self.leaving = [p for p in self.leaving if p.fallen and p.now > overdue]
 
     def _retire(self, entry: Entry) -> None:
         first_ns, winner, mask, _, _ = entry

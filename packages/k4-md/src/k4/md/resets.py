@@ -5,8 +5,9 @@ trade, and a sequence that began anew. `newer` judges quotes and books, `fresh` 
 answer whether the caller is to publish the message now.
 
 A reset without evidence in one message (Binance) is proved by time: a line whose own ids dropped
-and rise again, while for two seconds no line brings anything above the last id. What such a line
-brings meanwhile is kept in its `Fallen` and published when the new generation opens.
+and rise again, though not to where they were, while for two seconds no line brings anything above
+the last id. What such a line brings meanwhile is kept in its `Fallen` and published when the new
+generation opens.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from k4.core.enums import Kind
-from k4.core.window import WINDOW_IDS, Verdict
+from k4.core.window import WINDOW_IDS, Figures, Verdict
 from k4.md.feed import Reset
 
 if TYPE_CHECKING:
@@ -49,19 +50,48 @@ class Held:
 
 
 class Fallen:
-    """A line whose ids dropped on a slot: the newest of the small ids, how many rose, what it
-    brought.
+    """A line whose ids dropped on a slot.
+
+    height: the id it fell from; a line that is above it again was merely out of order. drop: the
+    deepest fall, after which everything here counts: smaller ones before it were disorder of the
+    old generation, smaller ones after it are disorder of the new. last: the highest id since then.
+    rose_ns: when the last two that rose came, 0 before them. held: what it brought. taken: what
+    those messages did to the ledger of gaps of the generation that may be over.
     """
 
-    __slots__ = ("count", "held", "last")
+    __slots__ = ("drop", "height", "held", "last", "rose_ns", "taken")
 
-    def __init__(self, id: int) -> None:
-        self.last = id
-        self.count = 1
+    def __init__(self, height: int, id: int, now_ns: int) -> None:
+        self.height = height
         self.held: list[Held] = []
+        self.fall(height - id, id, now_ns)
+
+    def fall(self, drop: int, id: int, now_ns: int) -> None:
+        """The deepest fall so far."""
+        self.drop = drop
+        self.last = id
+        self.rose_ns = (0, now_ns)
+        self.held.clear()
+        self.taken = (0, 0, 0)
+
+    def rise(self, id: int, now_ns: int) -> None:
+        """One more small id above the small ones before."""
+        self.last = id
+        self.rose_ns = (self.rose_ns[1], now_ns)
+
+    def took(self, before: Figures, after: Figures) -> None:
+        """The ledger of gaps went from `before` to `after` by one of its messages."""
+        lost, healed, runs = self.taken
+        self.taken = (
+            lost + after[0] - before[0],
+            healed + after[1] - before[1],
+            runs + after[2] - before[2],
+        )
 
     def hold(self, held: Held, only_newest: bool) -> None:
         if only_newest:
+            if self.held and self.held[0].id > held.id:
+                return
             self.held.clear()
         if len(self.held) < WINDOW_IDS:
             self.held.append(held)
@@ -73,8 +103,7 @@ def newer(port: Port, s: Slot, id: int, us: int, values: tuple[Any, ...]) -> boo
     slot = s.slot
     port.calls += 1
     if s.gate and not admits(port, s, id, us):
-        port.stale += 1
-        port.own[slot] = id
+        _refuse(port, s, id)
         return False
     if id > s.last:
         port.fallen.pop(slot, None)
@@ -86,7 +115,7 @@ def newer(port: Port, s: Slot, id: int, us: int, values: tuple[Any, ...]) -> boo
         _copy(port, s, id)
         return False
     if s.channel.reset is Reset.SILENCE:
-        fallen = _fall(port, slot, own, id)
+        fallen = _fall(port, s, own, id)
         if fallen is None:
             _copy(port, s, id)
         else:
@@ -114,18 +143,23 @@ def fresh(
         port.duplicates += 1
         return False
     if s.gate and not admits(port, s, id, us):
-        port.stale += 1
-        port.own[slot] = id
+        _refuse(port, s, id)
         return False
-    fallen = None
+    fallen = doubted = None
     if s.channel.reset is Reset.SILENCE:
-        fallen = _fall(port, slot, port.own[slot], id) if id <= s.last else None
+        doubted = fallen = _fall(port, s, port.own[slot], id)
         port.own[slot] = id
-    elif _is_ordered(s) and id < s.last and us and _proves_reset(port.arbiter, s, id, us):
-        _open(port.arbiter, s, us, id)
+    elif _is_ordered(s) and id < s.last and us:
+        if _proves_reset(port.arbiter, s, id, us):
+            _open(port.arbiter, s, us, id)
+        elif us > s.time_us:
+            doubted = _doubt(port, s, id)
     rank = us if s.window is not None and not s.window.ordered else id
+    before = s.gaps.figures() if doubted is not None and s.gaps is not None else (0, 0, 0)
     verdict = s.verdict(key, id, first_id, rank, port.now)
     publish = verdict is Verdict.NEW or verdict is Verdict.LATE
+    if doubted is not None and s.gaps is not None:
+        doubted.took(before, s.gaps.figures())
     if fallen is not None:
         held = Held(id, first_id, key, us, values, port.now, False)
         fallen.hold(held, only_newest=False)
@@ -138,6 +172,27 @@ def fresh(
         _copy(port, s, id)
         port.own[slot] = us if s.unordered else id
     return publish
+
+
+def skipped(port: Port, s: Slot, id: int) -> None:
+    """Take note of an id that yields no record. It has no time, and is evidence like any other."""
+    gaps = s.gaps
+    if s.gate and not admits(port, s, id, 0):
+        _refuse(port, s, id)
+        return
+    if gaps is None:
+        return
+    silence = s.channel.reset is Reset.SILENCE
+    fallen = _fall(port, s, port.own[s.slot], id) if silence else None
+    port.own[s.slot] = id
+    before = gaps.figures() if fallen is not None else (0, 0, 0)
+    if gaps.offer(id, port.now) is Verdict.NEW:
+        s.last = id
+        s.advance_ns = port.now
+    if fallen is not None:
+        fallen.took(before, gaps.figures())
+        fallen.hold(Held(id, id, None, 0, (), port.now, True), only_newest=False)
+        consider(port.arbiter, s, port.now)
 
 
 def admits(port: Port, s: Slot, id: int, us: int) -> bool:
@@ -177,27 +232,44 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> bool:
     if s.channel.reset is not Reset.SILENCE or now_ns - s.advance_ns < arbiter.reset_ns:
         return False
     slot = s.slot
-    fallen = []
-    for port in arbiter.ports:
-        if slot not in port.fallen:
-            continue
-        if port.own[slot] == port.fallen[slot].last < s.last:
-            fallen.append(port)
-        else:  # it caught up since
-            del port.fallen[slot]
-    if not any(port.fallen[slot].count >= 2 for port in fallen):
+    fallen = _fallen(arbiter, s)
+    held = [(port, h) for port in fallen for h in port.fallen[slot].held]
+    if not held:
         return False
-    first = min((h for port in fallen for h in port.fallen[slot].held), key=lambda h: h.local_ns)
-    _open(arbiter, s, first.us, first.id)
-    held: list[tuple[Port, Held]] = []
+    brought = sorted((h for _, h in held), key=lambda h: h.local_ns)
+    timed = next((h for h in brought if h.us), brought[0])
+    _open(arbiter, s, timed.us, brought[0].id)
     for port in fallen:
         port.generation[slot] = s.generation
-        held += [(port, h) for h in port.fallen.pop(slot).held]
     held.sort(key=lambda pair: (pair[1].id, pair[1].local_ns))
     for port, h in held:
         _publish_held(port, s, h)
     s.advance_ns = now_ns
     return True
+
+
+def _fallen(arbiter: Arbiter, s: Slot) -> list[Port]:
+    """The lines that are in the new generation, if one of them proves it: by two ids that rose
+    while no line brought one above the last.
+
+    A line that is still in the old one and out of order there has fallen as well, though not as
+    deep: its ids are nearer to the old ones.
+    """
+    slot = s.slot
+    fallen = []
+    for port in (*arbiter.ports, *arbiter.leaving):
+        if slot not in port.fallen:
+            continue
+        if port.own[slot] < port.fallen[slot].height:
+            fallen.append(port)
+        else:  # it caught up since
+            del port.fallen[slot]
+    falls = [port.fallen[slot] for port in fallen]
+    proofs = [fall for fall in falls if fall.rose_ns[0] >= s.advance_ns]
+    if not proofs:
+        return []
+    low = max(proofs, key=lambda fall: fall.drop).last
+    return [port for port in fallen if 2 * port.fallen[slot].last <= low + s.last]
 
 
 def _publish_held(port: Port, s: Slot, h: Held) -> None:
@@ -206,7 +278,7 @@ def _publish_held(port: Port, s: Slot, h: Held) -> None:
         if verdict in (Verdict.NEW, Verdict.LATE):
             if h.id > s.last:
                 s.last = h.id
-                s.time_us = h.us
+                s.time_us = h.us or s.time_us
             if not h.published:
                 port.publish(s, h.id, h.values, h.local_ns)
     elif h.id > s.last:
@@ -219,14 +291,40 @@ def _publish_held(port: Port, s: Slot, h: Held) -> None:
         port.duplicates += 1
 
 
-def _fall(port: Port, slot: int, own: int, id: int) -> Fallen | None:
+def _refuse(port: Port, s: Slot, id: int) -> None:
+    """Count a message that is not of the slot's generation. Where the line has joined that before,
+    it was only late: the line's own ids go on from where they are."""
+    port.stale += 1
+    if port.generation[s.slot] != s.generation:
+        port.own[s.slot] = id
+
+
+def _fall(port: Port, s: Slot, own: int, id: int) -> Fallen | None:
     """Follow a line on which ids drop: begins, continues or finds nothing to follow."""
+    slot = s.slot
     fallen = port.fallen.get(slot)
-    if own >= 0 and id < own:
-        fallen = port.fallen[slot] = Fallen(id)
-    elif fallen is not None and id > fallen.last:
-        fallen.last = id
-        fallen.count += 1
+    if id > s.last:
+        port.fallen.pop(slot, None)
+        return None
+    if fallen is not None:
+        if own < fallen.height and id < fallen.height:
+            if own - id >= fallen.drop:
+                fallen.fall(own - id, id, port.now)
+            elif id > fallen.last:
+                fallen.rise(id, port.now)
+            return fallen
+        del port.fallen[slot]
+    if own < 0 or id >= own:
+        return None
+    fallen = port.fallen[slot] = Fallen(own, id, port.now)
+    return fallen
+
+
+def _doubt(port: Port, s: Slot, id: int) -> Fallen:
+    """A smaller id with a newer time, though not newer enough to prove a reset yet."""
+    fallen = port.fallen.get(s.slot)
+    if fallen is None or fallen.height != s.last:
+        fallen = port.fallen[s.slot] = Fallen(s.last, id, port.now)
     return fallen
 
 
@@ -243,9 +341,13 @@ def _proves_reset(arbiter: Arbiter, s: Slot, id: int, us: int) -> bool:
 
 def _open(arbiter: Arbiter, s: Slot, us: int, id: int) -> None:
     arbiter.memo.clear()
-    s.open_generation(us, id)
-    for port in arbiter.ports:
+    for port in (*arbiter.ports, *arbiter.leaving):
+        fallen = port.fallen.pop(s.slot, None)
+        if fallen is not None and s.gaps is not None:
+            s.gaps.give_back(fallen.taken)
+            fallen.taken = (0, 0, 0)  # an heir may share it
         port.history.pop(s.slot, None)
+    s.open_generation(us, id)
     arbiter.on_reset(s)
 
 
