@@ -349,6 +349,20 @@ def test_a_line_out_of_order_in_a_quiet_market_is_no_reset() -> None:
     assert bench.published() == [*range(100, 120)]
 
 
+def test_late_copies_in_a_silent_market_are_no_reset() -> None:
+    bench = trades()
+    for id in range(100, 120):
+        bench.now += MS
+        bench.trade(0, id, us=id * 1000)
+    for id in (100, 101, 102, 115, 103, 104, 105, 106):  # one overtook the others
+        bench.trade(1, id, us=id * 1000)
+    bench.wait(5.0)
+    assert bench.resets == 0
+    for id in (107, 115, 120):
+        bench.trade(1, id, us=id * 1000)
+    assert bench.published() == [*range(100, 121)]
+
+
 def test_a_late_message_of_the_old_generation_is_no_fall_in_the_new() -> None:
     bench = trades()
     for id in range(1000, 1010):

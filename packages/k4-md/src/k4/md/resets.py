@@ -115,7 +115,7 @@ def newer(port: Port, s: Slot, id: int, us: int, values: tuple[Any, ...]) -> boo
         _copy(port, s, id)
         return False
     if s.channel.reset is Reset.SILENCE:
-        fallen = _fall(port, s, own, id)
+        fallen = _fall(port, s, own, id, us)
         if fallen is None:
             _copy(port, s, id)
         else:
@@ -147,8 +147,9 @@ def fresh(
         return False
     fallen = doubted = None
     if s.channel.reset is Reset.SILENCE:
-        doubted = fallen = _fall(port, s, port.own[slot], id)
-        port.own[slot] = id
+        doubted = fallen = _fall(port, s, port.own[slot], id, us)
+        if fallen is not None or id > port.own[slot]:
+            port.own[slot] = id
     elif _is_ordered(s) and id < s.last and us:
         if _proves_reset(port.arbiter, s, id, us):
             _open(port.arbiter, s, us, id)
@@ -183,7 +184,7 @@ def skipped(port: Port, s: Slot, id: int) -> None:
     if gaps is None:
         return
     silence = s.channel.reset is Reset.SILENCE
-    fallen = _fall(port, s, port.own[s.slot], id) if silence else None
+    fallen = _fall(port, s, port.own[s.slot], id, 0) if silence else None
     port.own[s.slot] = id
     before = gaps.figures() if fallen is not None else (0, 0, 0)
     if gaps.offer(id, port.now) is Verdict.NEW:
@@ -299,12 +300,13 @@ def _refuse(port: Port, s: Slot, id: int) -> None:
         port.own[s.slot] = id
 
 
-def _fall(port: Port, s: Slot, own: int, id: int) -> Fallen | None:
+def _fall(port: Port, s: Slot, own: int, id: int, us: int) -> Fallen | None:
     """Follow a line on which ids drop: begins, continues or finds nothing to follow."""
     slot = s.slot
     fallen = port.fallen.get(slot)
-    if id > s.last:
-        port.fallen.pop(slot, None)
+    if id > s.last or _is_old(s, id, us):
+        if id > s.last:
+            port.fallen.pop(slot, None)
         return None
     if fallen is not None:
         if own < fallen.height and id < fallen.height:
@@ -318,6 +320,16 @@ def _fall(port: Port, s: Slot, own: int, id: int) -> Fallen | None:
         return None
     fallen = port.fallen[slot] = Fallen(own, id, port.now)
     return fallen
+
+
+def _is_old(s: Slot, id: int, us: int) -> bool:
+    """Whether a message is a late one of this generation: older than the newest, and of ids that
+    the generation has."""
+    if not us or us >= s.newest_us():
+        return False
+    if s.gaps is not None:
+        return s.gaps.first <= id <= s.gaps.top
+    return s.recent is not None and id in s.recent
 
 
 def _doubt(port: Port, s: Slot, id: int) -> Fallen:
