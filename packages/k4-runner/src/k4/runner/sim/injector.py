@@ -275,13 +275,13 @@ class Injector:
             client.held = [item for item in waiting if item[2] > 0]
             for late, name, left in waiting:
                 if left <= 0:
-                    client.queue(late, name)
+                    _queue(client, late, name)
 
     def _release_held(self, client: Client) -> None:
         late, client.held = client.held, []
         for frame, key, _ in late:
             if client.takes_data():
-                client.queue(frame, key)
+                _queue(client, frame, key)
         self._server.touched(client)
         self.refresh()
 
@@ -420,6 +420,14 @@ class Injector:
                 detail,
             )
         )
+
+
+def _queue(client: Client, frame: bytes, key: int) -> None:
+    """Behind what it let pass, also where that is late itself."""
+    if client.lagging:
+        client.queue_later(0.0, frame, key, ordered=True)
+    else:
+        client.queue(frame, key)
 
 
 def _answer_pings(client: Client) -> None:
