@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 from k4.core.clock import Clock
@@ -43,6 +43,7 @@ class Keeper(Generic[_L]):
         self._turn = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     @property
     def line(self) -> _L | None:
@@ -74,8 +75,8 @@ class Keeper(Generic[_L]):
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for task in self._retiring:
-            task.cancel()
+        # Not cancelled: a closing handshake that is broken off leaves its socket open.
+        self._closing = True
         await asyncio.gather(*self._retiring, return_exceptions=True)
         if self._current is not None:
             await self._current.close()
@@ -113,20 +114,19 @@ class Keeper(Generic[_L]):
         while True:
             current = self._current
             assert current is not None
-            turn = asyncio.ensure_future(self._due())
-            try:
-                either: set[asyncio.Future[Any]] = {turn, current.ended}
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                turn.cancel()
+            await _until(current, self._due())
             if current.ended.done():
                 return current.ended.result()
             successor = await self._attempt()
             if successor is None:
-                await sleep(self._clock, self._timing.retry_cap / 10)
+                await _until(current, sleep(self._clock, self._timing.retry_cap / 10))
                 self._turn.set()  # due still; the old one serves meanwhile
                 continue
             self._current = successor
+            if current.ended.done():
+                # It was lost before the new one was ready: there is a hole between the two.
+                self._down(current.ended.result())
+                self._up()
             self._retire(current)
 
     async def _due(self) -> None:
@@ -145,8 +145,16 @@ class Keeper(Generic[_L]):
     async def _drain(self, line: _L) -> None:
         """Answers that are still owed are waited for; then the connection is closed."""
         deadline = self._clock.monotonic() + self._timing.answer
-        try:
-            while line.busy and self._clock.monotonic() < deadline:
-                await sleep(self._clock, min(0.05, self._timing.drain))
-        finally:
-            await line.close()
+        while line.busy and not self._closing and self._clock.monotonic() < deadline:
+            await sleep(self._clock, min(0.05, self._timing.drain))
+        await line.close()
+
+
+async def _until(line: Line, work: Coroutine[Any, Any, None]) -> None:
+    """Return when `work` is done or the connection has ended."""
+    task = asyncio.ensure_future(work)
+    either: set[asyncio.Future[Any]] = {task, line.ended}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        task.cancel()

@@ -54,6 +54,10 @@ class Pacer:
                 raise _too_many(cause, wait)
             await sleep(self.clock, wait)
 
+    def charge(self, weight: int) -> None:
+        """Count what is no request but weighs: a handshake."""
+        self.limiter.settle(self.limiter.take(weight, 0, self.now()))
+
     def stamp(self, call: Call) -> dict[str, Value]:
         """Window and timestamp of a signed request that leaves now."""
         if not call.signed:

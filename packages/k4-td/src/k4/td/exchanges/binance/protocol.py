@@ -58,18 +58,20 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Product(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a product's endpoints are. events: its user data arrives on the WebSocket API."""
+    """Where a product's endpoints are. events: its user data arrives on the WebSocket API.
+    connect_weight: what a handshake with that API weighs."""
 
     account: AccountType
     api: str
     events: bool = False
+    connect_weight: int = 5
 
     @property
     def spot(self) -> bool:
         return self.account is AccountType.SPOT
 
 
-SPOT = Product(account=AccountType.SPOT, api="/api/v3", events=True)
+SPOT = Product(account=AccountType.SPOT, api="/api/v3", events=True, connect_weight=2)
 USD_M = Product(account=AccountType.UBASE, api="/fapi/v1")
 COIN_M = Product(account=AccountType.CBASE, api="/dapi/v1")
 PRODUCTS = {product.account: product for product in (SPOT, USD_M, COIN_M)}

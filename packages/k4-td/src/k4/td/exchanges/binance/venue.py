@@ -208,6 +208,7 @@ class BinanceVenue:
     # Connections.
 
     async def _connect_api(self) -> ApiLine:
+        self._pacer.charge(self._product.connect_weight)
         socket = await Socket.open(
             self._http, self._config.ws_api_url[self.account], self._clock, self._timing
         )
