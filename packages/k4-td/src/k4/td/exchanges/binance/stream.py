@@ -241,7 +241,7 @@ class ApiLine(Line):
         text = self._encode(request_id, call, sign)
         deadline = self._clock.monotonic() + self._timing.answer
         self._pending.add(request_id, deadline, answer)
-        timer = self._clock.call_later(self._timing.answer, self._expire)
+        timer = self._clock.call_later(self._timing.answer, self._expire, deadline)
         try:
             await self.socket.send(text)
             return await answer
@@ -275,8 +275,10 @@ class ApiLine(Line):
         elif not waiter.done():
             waiter.set_result(frame)
 
-    def _expire(self) -> None:
-        for request_id, waiter in self._pending.expired(self._clock.monotonic()):
+    def _expire(self, deadline: float) -> None:
+        """What was due by then. The time is not read again: uvloop counts in milliseconds and may
+        be early by a part of one, and nobody would come back for a request that seemed not due."""
+        for request_id, waiter in self._pending.expired(deadline):
             _doubt(waiter, f"request {request_id} was not answered in {self._timing.answer:g} s")
 
     def _lost(self) -> None:
