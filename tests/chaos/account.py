@@ -1,0 +1,264 @@
+"""The account of a run: what the ledger says was delivered against what the stores held.
+
+Pure: tables and records in, figures out. A row of the ledger is `confirmed` when at least one
+connection certainly brought it: it later answered a ping sent after the frame, or was closed in
+order. It was `sent` when some connection was given it. What is published must lie between the two.
+
+    lost        trades: confirmed and not published. Quotes and books: generations whose newest
+                published one is older than the newest confirmed
+    duplicates  ids published twice in a generation
+    backward    quotes and books that do not rise within a generation, and any record of a
+                generation that was over
+    invented    records of which no connection was sent a row
+    wrong       records with a field that differs from the row's
+    gap_errors  symbols whose ledger of gaps is not what the published ids leave out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from k4.core.enums import Kind
+from k4.runner.sim.ledger import Ledger, Series, SeriesKey
+from k4.runner.tally import ID_FIELD, changed
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+Table = npt.NDArray[np.void]
+
+TRADES = (Kind.TRADE, Kind.AGGTRADE)
+PLAIN = {  # fields of a row that a record repeats as they are, by the record's name
+    Kind.BOOKTICKER: {"bid_order_count": "bid_count", "ask_order_count": "ask_count"},
+    Kind.TRADE: {"is_buyer_maker": "is_buyer_maker"},
+    Kind.AGGTRADE: {
+        "is_buyer_maker": "is_buyer_maker",
+        "first_trade_id": "first_id",
+        "last_trade_id": "last_id",
+    },
+    Kind.DEPTH5: {"bid_order_counts": "bid_counts", "ask_order_counts": "ask_counts"},
+}
+PRICES = {
+    Kind.BOOKTICKER: ("bid_price", "ask_price"),
+    Kind.TRADE: ("price",),
+    Kind.AGGTRADE: ("price",),
+    Kind.DEPTH5: ("bid_prices", "ask_prices"),
+}
+SIZES = {
+    Kind.BOOKTICKER: ("bid_vol", "ask_vol"),
+    Kind.TRADE: ("vol",),
+    Kind.AGGTRADE: ("vol",),
+    Kind.DEPTH5: ("bid_vols", "ask_vols"),
+}
+
+
+class Verdict(msgspec.Struct, kw_only=True):
+    """The account of one (product, symbol, kind)."""
+
+    produced: int = 0
+    confirmed: int = 0
+    published: int = 0
+    lost: int = 0
+    duplicates: int = 0
+    backward: int = 0
+    invented: int = 0
+    wrong: int = 0
+    gap_errors: int = 0
+    gap_ids: int = 0
+    resets: int = 0
+    notes: list[str] = []
+
+    @property
+    def violations(self) -> int:
+        return (
+            self.lost
+            + self.duplicates
+            + self.backward
+            + self.invented
+            + self.wrong
+            + self.gap_errors
+        )
+
+
+def judge(ledger: Ledger, series: Series, records: Table, said: Mapping[str, Any]) -> Verdict:
+    """The account of one series. said: the gateway's own figures of that slot."""
+    kind, table = series.key.kind, series.table()
+    confirmed = ledger.delivered_rows(series.key)
+    sent = ledger.delivered_rows(series.key, confirmed=False)
+    verdict = Verdict(
+        produced=len(table),
+        confirmed=int(confirmed.sum()),
+        published=len(records),
+        resets=int(said["resets"]),
+        notes=[],
+    )
+    rows = rows_of(table, records[ID_FIELD[kind]], kind)
+    known = rows >= 0
+    verdict.invented = int((~known).sum()) + int((~sent[rows[known]]).sum())
+    records, rows = records[known], rows[known]
+    _order(verdict, kind, table, rows)
+    wrong = wrong_fields(series, table, records, rows)
+    verdict.wrong = sum(wrong.values())
+    verdict.notes += [f"{name}: {count} wrong" for name, count in wrong.items() if count]
+    published = np.zeros(len(table), dtype=np.bool_)
+    published[rows] = True
+    if kind in TRADES:
+        owed = confirmed & ~published
+        if kind is Kind.TRADE:
+            owed &= table["placeholder"] == 0
+        verdict.lost = int(owed.sum())
+        verdict.notes += [f"lost {table[row]['id']}" for row in np.flatnonzero(owed)[:5]]
+    else:
+        verdict.lost = _outdated(verdict, table, kind, confirmed, published)
+    if said["ids"] in ("consecutive", "suspected"):
+        _gaps(verdict, table, published, confirmed, sent, said)
+    return verdict
+
+
+def rows_of(table: Table, ids: npt.NDArray[np.uint64], kind: Kind) -> Ints:
+    """The row of every published id, -1 where there is none.
+
+    Ids that began anew at a reset may repeat those of an earlier generation. Quotes and books only
+    rise within one, so the published order tells which is meant; trade ids do not repeat here.
+    """
+    order = np.argsort(table["id"], kind="stable")
+    sorted_ids = table["id"][order]
+    if len(np.unique(sorted_ids)) == len(sorted_ids) or kind in TRADES:
+        if not len(order):
+            return np.full(len(ids), -1, dtype=np.int64)
+        at = np.searchsorted(sorted_ids, ids)
+        at[at == len(order)] = 0
+        return np.where(sorted_ids[at] == ids, order[at], -1).astype(np.int64)
+    position: dict[tuple[int, int], int] = {}
+    generations = np.unique(table["generation"]).tolist()
+    for row, (generation, id) in enumerate(
+        zip(table["generation"].tolist(), table["id"].tolist(), strict=True)
+    ):
+        position.setdefault((generation, id), row)
+    found, turn, before = [], 0, -1
+    for id in ids.tolist():
+        turn += id <= before
+        before = id
+        while turn < len(generations) and (generations[turn], id) not in position:
+            turn += 1
+        found.append(position[generations[turn], id] if turn < len(generations) else -1)
+    return np.array(found, dtype=np.int64)
+
+
+def _order(verdict: Verdict, kind: Kind, table: Table, rows: Ints) -> None:
+    verdict.duplicates = len(rows) - len(np.unique(rows))
+    generation = table["generation"][rows]
+    verdict.backward = int((np.diff(generation) < 0).sum())
+    if kind not in TRADES:
+        verdict.backward += int((np.diff(rows) < 0).sum())
+    opened = len(np.unique(generation)) - 1
+    if opened > verdict.resets:
+        verdict.backward += opened - verdict.resets
+        verdict.notes.append(f"{opened} resets published, {verdict.resets} counted")
+
+
+def wrong_fields(series: Series, table: Table, records: Table, rows: Ints) -> dict[str, int]:
+    """By field: how many records differ from their row."""
+    key, kind, truth = series.key, series.key.kind, table[rows]
+    differs: dict[str, Bools] = {}
+    for name, column in PLAIN[kind].items():
+        differs[name] = records[name] != truth[column]
+    for names, scale in ((PRICES[kind], series.price_scale), (SIZES[kind], series.size_scale)):
+        for name in names:
+            # Exact: both operands are integers below 2**53, and division rounds once.
+            differs[name] = records[name] != truth[name] / 10.0**scale
+    if kind is Kind.AGGTRADE:
+        differs["trade_count"] = records["trade_count"] != truth["last_id"] - truth["first_id"] + 1
+    if kind is Kind.DEPTH5:
+        for side in ("bid", "ask"):
+            differs[f"{side}_level"] = records[f"{side}_level"] != (truth[f"{side}_vols"] > 0).sum(
+                axis=1
+            )
+    untimed = key.venue == "binance" and key.product == "spot" and kind not in TRADES
+    for name, column, may_lack in (
+        ("event_timestamp_us", "event_us", untimed),
+        ("trade_timestamp_us", "trade_us", kind not in TRADES),
+    ):
+        time, exact = records[name].astype(np.int64), truth[column]
+        differs[name] = (time != exact) & (time != exact // 1000 * 1000)
+        if may_lack:
+            differs[name] &= time != 0
+    symbol = key.symbol.encode()
+    differs["symbol"] = records["symbol"] != symbol
+    return {
+        name: int((flags if flags.ndim == 1 else flags.any(axis=1)).sum())
+        for name, flags in differs.items()
+    }
+
+
+def _outdated(
+    verdict: Verdict, table: Table, kind: Kind, confirmed: Bools, published: Bools
+) -> int:
+    """Generations whose newest published row is older than the newest confirmed."""
+    found = 0
+    for generation in np.unique(table["generation"]):
+        rows = np.flatnonzero(table["generation"] == generation)
+        due, done = rows[confirmed[rows]], rows[published[rows]]
+        if not len(due) or (len(done) and done[-1] >= due[-1]):
+            continue
+        if kind is Kind.DEPTH5 and len(done):  # the same five levels are not published again
+            if not changed(table[[done[-1], due[-1]]])[1]:
+                continue
+        found += 1
+        last = table[done[-1]]["id"] if len(done) else "nothing"
+        verdict.notes.append(
+            f"generation {generation} ends with {last}, delivered {table[due[-1]]['id']}"
+        )
+    return found
+
+
+def _gaps(
+    verdict: Verdict,
+    table: Table,
+    published: Bools,
+    confirmed: Bools,
+    sent: Bools,
+    said: Mapping[str, Any],
+) -> None:
+    """The gateway's ledger of gaps against what it can have seen.
+
+    A placeholder leaves no record: of one that was sent and never confirmed nobody can tell whether
+    it was seen, so each such allows a difference.
+    """
+    empty = table["placeholder"] != 0 if "placeholder" in (table.dtype.names or ()) else ~sent
+    least = missing(table, published | (empty & sent))
+    most = missing(table, published | (empty & confirmed))
+    verdict.gap_ids = most[1]
+    if not (least[1] <= said["lost"] <= most[1]) or (least == most and said["gaps"] != most[0]):
+        verdict.gap_errors = 1
+        verdict.notes.append(
+            f"gaps: {said['gaps']} runs of {said['lost']} ids said,"
+            f" {least[0]} of {least[1]} to {most[0]} of {most[1]} are missing"
+        )
+
+
+def missing(table: Table, seen: Bools) -> tuple[int, int]:
+    """(runs, ids) that lie between the first and the last id seen of each generation.
+
+    A row covers the ids from `first_id` (a trade merged of several) to `id`.
+    """
+    merged = "first_id" in (table.dtype.names or ()) and "last_id" not in (table.dtype.names or ())
+    runs = ids = 0
+    for generation in np.unique(table["generation"]):
+        rows = table[seen & (table["generation"] == generation)]
+        if len(rows) < 2:
+            continue
+        last = rows["id"].astype(np.int64)
+        first = rows["first_id"].astype(np.int64) if merged else last
+        holes = first[1:] - last[:-1] - 1
+        runs += int((holes > 0).sum())
+        ids += int(holes[holes > 0].sum())
+    return runs, ids
+
+
+def series_key(venue: str, product: str, symbol: str, kind: Kind) -> SeriesKey:
+    return SeriesKey(venue, product, symbol, kind)

@@ -1,0 +1,287 @@
+"""One venue's run: simulate, receive, read, compare."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from k4.core.errors import StoreError
+from k4.core.shm import remove_store
+from k4.runner.sim import market
+from k4.runner.sim.ledger import Ledger
+from k4.runner.sim.venue import VenueSpec
+from k4.runner.sim.venues import SimSpec, SimVenues
+
+from . import script
+from .account import Verdict, judge, series_key
+from .clock import FastClock, Pace
+from .gateway import Spec
+from .reading import Reading
+
+READ_SEC = 0.02  # of real time: hundreds of times within a ring's length
+READY_SEC = 60.0
+STOP_SEC = 30.0
+RESET_SEC = 90.0  # of the venue's time: between two resets of all sequences
+RESETS = 8  # at most: each brings the ids nearer to zero
+PROOF_SEC = 6.0  # of the venue's time: what a reset needs of the market until it is proved
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a run is. messages: data frames sent, all connections. rate: market events a second
+    of real time. seconds: of real time at least; limit: at most, then the run is a failure.
+    """
+
+    venue: str
+    messages: int = 2_000_000
+    rotations: int = 1_000
+    seed: int = 1
+    factor: float = 20.0
+    rate: float = 4_000.0
+    seconds: float = 0.0
+    limit: float = 1_800.0
+    log_level: str = "critical"
+
+
+class Gateway:
+    """The process under test."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.rotations = 0
+        self.up = False
+        self.slots: list[dict[str, Any]] = []
+        self.streams: list[dict[str, Any]] = []
+        self._listening = asyncio.ensure_future(self._listen())
+
+    @classmethod
+    async def begin(cls, spec: Spec) -> Gateway:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            f"{__package__}.gateway",
+            stdin=PIPE,
+            stdout=PIPE,
+            limit=1 << 24,
+            cwd=Path(__file__).parents[__package__.count(".") + 1] if __package__ else None,
+            env={**os.environ, script.KEY: "chaos"},
+        )
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(spec) + b"\n")
+        return cls(process)
+
+    async def _listen(self) -> None:
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            body = msgspec.json.decode(line)
+            if body["type"] == "status":
+                self.rotations, self.up = body["rotations"], body["up"]
+            elif body["type"] == "slot":
+                self.slots.append(body)
+            else:
+                self.streams.append(body)
+
+    @property
+    def alive(self) -> bool:
+        return not self._listening.done()
+
+    async def end(self) -> None:
+        """Stop it in order; everything that it has to say is then here."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            await asyncio.wait_for(self._listening, STOP_SEC)
+        finally:
+            if self._process.returncode is None:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._process.wait(), 5.0)
+            if self._process.returncode is None:
+                self._process.kill()
+                await self._process.wait()
+        if self._process.returncode:
+            raise RuntimeError(f"the gateway ended with status {self._process.returncode}")
+
+
+class Failure(Exception):
+    """The run itself did not come about."""
+
+
+class Outcome(msgspec.Struct, kw_only=True):
+    """What a run showed. `summary` is its JSON."""
+
+    plan: Plan
+    seconds: float
+    verdicts: dict[str, Verdict]
+    ledger: Ledger
+    streams: list[dict[str, Any]]
+    rotations: int
+    lapped: int
+    problems: list[str]
+
+    @property
+    def ok(self) -> bool:
+        return not (
+            self.problems or self.lapped or any(v.violations for v in self.verdicts.values())
+        )
+
+    def total(self, name: str) -> int:
+        return sum(int(getattr(verdict, name)) for verdict in self.verdicts.values())
+
+    def summary(self) -> dict[str, Any]:
+        figures = self.ledger.summary()
+        names = (
+            "produced",
+            "confirmed",
+            "published",
+            "lost",
+            "duplicates",
+            "backward",
+            "invented",
+            "wrong",
+            "gap_errors",
+            "gap_ids",
+            "resets",
+        )
+        return {
+            "type": "chaos",
+            "venue": self.plan.venue,
+            "ok": self.ok,
+            "seed": self.plan.seed,
+            "factor": self.plan.factor,
+            "seconds": round(self.seconds, 1),
+            "messages": figures["frames"],
+            "connections": figures["connections"],
+            "rotations": self.rotations,
+            **{name: self.total(name) for name in names},
+            "lapped": self.lapped,
+            "faults": figures["faults"],
+            "lines": {
+                name: sum(stream[name] for stream in self.streams)
+                for name in ("reconnects", "stalls", "unproven", "abandoned", "notices", "healed")
+            },
+            "problems": [
+                *self.problems,
+                *(
+                    f"{name}: {note}"
+                    for name, verdict in self.verdicts.items()
+                    if verdict.violations
+                    for note in verdict.notes or ["?"]
+                ),
+            ],
+        }
+
+
+async def run(plan: Plan) -> Outcome:
+    """Raises Failure where the run did not come about."""
+    pace = Pace.beginning_now(plan.factor)
+    prefix = f"chaos{os.getpid()}_{plan.venue}_"
+    markets = script.MARKETS[plan.venue]
+    venue = VenueSpec(
+        name=plan.venue,
+        products={market.product: market.symbols for market in markets},
+        pace=market.Pace(start=False),
+        proof_every=1.0,
+    )
+    spec = SimSpec(venues=(venue,), seed=plan.seed, faults=script.faults(plan.venue))
+    reading = Reading(plan.venue, prefix, markets)
+    began = asyncio.get_running_loop().time()
+    venues = SimVenues(spec, clock=FastClock(pace))
+    try:
+        async with venues:
+            config = script.configuration(plan.venue, prefix, venues.endpoints(plan.venue))
+            gateway = await Gateway.begin(
+                Spec(
+                    config=msgspec.json.encode(config).decode(),
+                    pace=pace,
+                    seed=plan.seed,
+                    counters=f"{prefix}counters",
+                    log_level=plan.log_level,
+                )
+            )
+            try:
+                await _live(plan, venues, gateway, reading)
+            finally:
+                await gateway.end()
+            reading.take()
+        seconds = asyncio.get_running_loop().time() - began
+        return _outcome(plan, seconds, venues.ledger, gateway, reading)
+    finally:
+        reading.close()
+        for name in reading.names:
+            with suppress(StoreError):
+                remove_store(name)
+
+
+async def _live(plan: Plan, venues: SimVenues, gateway: Gateway, reading: Reading) -> None:
+    """The market from its first event to its last, everything read meanwhile."""
+    await _until(lambda: reading.open() and gateway.up, gateway, READY_SEC)
+    server = venues.server(plan.venue)
+    venues.pace(plan.venue, market.Pace(rate=plan.rate / plan.factor, tick=0.005 * plan.factor))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    reset = [venues.clock.monotonic()]
+
+    def reached() -> bool:
+        reading.take()
+        since = venues.clock.monotonic() - reset[-1]
+        if since > RESET_SEC and len(reset) <= RESETS:
+            venues.inject({"fault": "id_reset"})
+            reset.append(venues.clock.monotonic())
+        frames = sum(len(log.sent) for log in venues.ledger.connections)
+        return (
+            since > PROOF_SEC
+            and len(reset) > 1
+            and frames >= plan.messages
+            and gateway.rotations >= plan.rotations
+            and loop.time() - began >= plan.seconds
+        )
+
+    await _until(reached, gateway, plan.limit)
+    server.pump.stop()
+    # Resets that are still to be proved, frames that are still late.
+    calm = loop.time() + 4.0 / plan.factor + 0.2
+    await _until(lambda: reading.take() or loop.time() > calm, gateway, READY_SEC)
+
+
+async def _until(condition: Callable[[], object], gateway: Gateway, within: float) -> None:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + within
+    while not condition():
+        if not gateway.alive:
+            raise Failure("the gateway died")
+        if loop.time() > end:
+            raise Failure(f"not reached in {within:.0f} s ({gateway.rotations} rotations)")
+        await asyncio.sleep(READ_SEC)
+
+
+def _outcome(
+    plan: Plan, seconds: float, ledger: Ledger, gateway: Gateway, reading: Reading
+) -> Outcome:
+    said = {(s["product"], s["symbol"], s["kind"]): s for s in gateway.slots}
+    verdicts: dict[str, Verdict] = {}
+    problems: list[str] = []
+    for shelf, records, generation in reading.shelves():
+        key = series_key(plan.venue, shelf.product, shelf.symbol, shelf.kind)
+        figures = said[shelf.product, shelf.symbol, shelf.kind.label]
+        verdicts[str(key)] = judge(ledger, ledger.series(key), records, figures)
+        if generation != figures["resets"]:
+            problems.append(f"{key}: generation {generation}, {figures['resets']} resets counted")
+        if len(records) != figures["published"]:
+            problems.append(f"{key}: {len(records)} read, {figures['published']} published")
+    return Outcome(
+        plan=plan,
+        seconds=seconds,
+        verdicts=verdicts,
+        ledger=ledger,
+        streams=gateway.streams,
+        rotations=sum(stream["rotations"] for stream in gateway.streams),
+        lapped=reading.lapped,
+        problems=problems,
+    )
