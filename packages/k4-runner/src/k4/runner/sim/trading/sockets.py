@@ -17,17 +17,26 @@ from k4.core.clock import Clock, Timer
 from k4.runner.sim.trading.ledger import ConnectionRecord
 
 _CONTROL_RATE = 5  # pings and pongs that a client may send in a second
+_SHORTEST_PING, _SHORTEST_PONG = 0.05, 0.5
 
 
 class Pulse(msgspec.Struct, frozen=True):
-    """Seconds between the venue's pings, how long a pong may take, how long a connection lives."""
+    """Seconds between the venue's pings, how long a pong may take, how long a connection lives, and
+    the time in which a client may send five pings and pongs."""
 
     ping: float
     pong: float
     life: float = 86_400.0
+    period: float = 1.0
 
     def scaled(self, scale: float) -> Pulse:
-        return Pulse(self.ping / scale, self.pong / scale, self.life / scale)
+        """Divided by `scale`, but never so that pings crowd out everything else."""
+        return Pulse(
+            max(self.ping / scale, _SHORTEST_PING),
+            max(self.pong / scale, _SHORTEST_PONG),
+            self.life / scale,
+            self.period / scale,
+        )
 
 
 SPOT_PULSE = Pulse(20.0, 60.0)
@@ -88,6 +97,10 @@ class Connection:
                 timer.cancel()
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
+            self.closing = True
+            while not self._queue.empty():  # nobody writes it any more: let `drain` go on
+                self._queue.get_nowait()
+                self._queue.task_done()
             self.record.closed_ms = self._now_ms()
             self.record.ended = self.record.ended or "closed by the client"
 
@@ -153,7 +166,7 @@ class Connection:
 
     def _control(self) -> None:
         now = self._clock.monotonic()
-        while self._controls and self._controls[0] <= now - 1.0:
+        while self._controls and self._controls[0] <= now - self._pulse.period:
             self._controls.popleft()
         self._controls.append(now)
         if len(self._controls) > _CONTROL_RATE:

@@ -9,6 +9,7 @@ streams. Sources: Binance `web-socket-api.md` (July 2026), futures user data str
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -32,7 +33,6 @@ from k4.runner.sim.trading.ledger import EventRecord, FaultRecord, TradingLedger
 Json = dict[str, Any]
 KEY_LIFE = 3600.0  # seconds
 MOST_ACTIVE, MOST_EVER = 1000, 65_535  # spot subscriptions of one connection
-_ORDERED_GAP = 1e-6  # keeps delayed events in order although their delay is the same
 
 
 class Outlet(Protocol):
@@ -65,7 +65,7 @@ class Delivery:
         self._hub = hub
         self._wrap = wrap
         self._wanted = wanted
-        self._free_at = 0.0
+        self._queue: deque[tuple[float, str]] = deque()
         self._held: list[tuple[list[int], str]] = []
 
     def push(self, body: Json, client_id: str) -> None:
@@ -102,13 +102,19 @@ class Delivery:
 
     def _after(self, seconds: float, text: str) -> None:
         """Send in order, behind whatever is delayed."""
-        now = self._hub.clock.monotonic()
-        due = max(now + seconds, self._free_at + _ORDERED_GAP if self._free_at > now else now)
-        if due <= now:
+        if not seconds and not self._queue:
             self._send(text)
             return
-        self._free_at = due
-        self._hub.clock.call_later(due - now, self._send, text)
+        self._queue.append((self._hub.clock.monotonic() + seconds, text))
+        if len(self._queue) == 1:
+            self._hub.clock.call_later(seconds, self._next)
+
+    def _next(self) -> None:
+        """The first of the queue is due; the others follow, each no earlier than its own time."""
+        self._send(self._queue.popleft()[1])
+        if self._queue:
+            wait = max(0.0, self._queue[0][0] - self._hub.clock.monotonic())
+            self._hub.clock.call_later(wait, self._next)
 
     def _send(self, text: str) -> None:
         if not self.open:
