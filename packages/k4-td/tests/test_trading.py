@@ -45,6 +45,7 @@ from k4.core.trading import (
     PositionChanged,
     PositionSide,
     RiskRefused,
+    RuleRefused,
     VenueBusy,
     VenueLimit,
     VenueRefused,
@@ -784,3 +785,70 @@ async def test_a_loaded_configuration_is_all_that_a_module_needs(
             assert (await td.insert_order(order(account))).status is OrderStatus.NEW
         with pytest.raises(RiskRefused, match=r"quantity 0.6 is above 0.5"):
             await td.insert_order(order(quantity=Decimal("0.6")))
+
+
+async def test_a_caller_that_gives_up_leaves_the_order_in_doubt_and_not_forgotten(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    async with running(config(venue, tmp_path, ("spot",))) as td:
+        log = Log(td)
+        venue.silent = True
+        venue.faults.append(VenueFault("order.place", "drop", "after"))
+        placing = asyncio.ensure_future(td.insert_order(order(client_order_id="given-up")))
+        await venue.until(lambda: bool(venue.placed))
+        placing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await placing
+        await log.status("given-up", OrderStatus.UNKNOWN)
+        await log.status("given-up", OrderStatus.NEW)
+    assert venue.placed == ["given-up"]
+
+
+async def test_a_stop_with_an_answer_outstanding_is_settled_at_the_next_start(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    settings = config(venue, tmp_path, ("spot",))
+    async with running(settings) as td:
+        venue.silent = True
+        venue.faults.append(VenueFault("order.place", "drop", "after"))
+        placing = asyncio.ensure_future(td.insert_order(order(client_order_id="at-stop")))
+        await venue.until(lambda: bool(venue.placed))
+    assert (await placing).status is OrderStatus.UNKNOWN
+    async with running(settings) as td:
+        state = td.accounts[AccountType.SPOT].known("at-stop")
+        assert (state.status, state.doubts) == (OrderStatus.NEW, ())
+    assert venue.placed == ["at-stop"]
+
+
+async def test_a_position_mode_that_was_changed_elsewhere_is_learnt_from_the_refusal(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    async with running(config(venue, tmp_path, ("ubase",))) as td:
+        venue.hedge = True
+        with pytest.raises(RuleRefused) as caught:
+            await td.insert_order(order("ubase"))
+        assert caught.value.venue_code == -4061
+        long = order("ubase", position_side=PositionSide.LONG)
+        update = None
+        async with asyncio.timeout(5):
+            while update is None:
+                try:
+                    update = await td.insert_order(long)
+                except InvalidOrder:  # the answer about the mode is on its way
+                    await asyncio.sleep(0.01)
+        assert update.status is OrderStatus.NEW
+
+
+async def test_a_venue_without_an_algo_service_is_told_once_and_trades(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    venue.algo = None
+    module = TdModule(config(venue, tmp_path, ("ubase",)), timing=TIMING)
+    log = Log(module)
+    await module.login(20.0)
+    await module.insert_order(order("ubase"))
+    [gone] = await module.cancel_all_orders()
+    assert gone.status is OrderStatus.CANCELED
+    faults = [event.code for event in log.seen if isinstance(event, Fault)]
+    assert faults == ["not_ready.algo"]
+    await module.stop()
