@@ -6,6 +6,7 @@ Pure: records in, sentences out. Every sentence is a broken promise.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from decimal import Decimal
@@ -28,8 +29,11 @@ STATUS = {
     "EXPIRED": "expired",
     "EXPIRED_IN_MATCH": "expired",
 }
-FORBIDDEN = (-1021, -1022, -1100, -1101, -1102, -1104, -1105, -1106, -2014, -2015)
-"""Codes of requests that are signed, stamped or put together wrongly."""
+FORBIDDEN = (-1022, -1100, -1101, -1102, -1104, -1105, -1106, -2014, -2015)
+"""Codes of requests that are signed or put together wrongly."""
+TOO_LATE = -1021
+"""The window of a request had closed when it was looked at: this machine stood still for longer.
+It proves that nothing was executed, so the product may stamp such a request anew, once."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,8 +112,14 @@ def judge(ledger: TradingLedger, journal: Journal, told: Iterable[tuple[str, Tol
 
 def _requests(ledger: TradingLedger) -> Iterator[str]:
     """No order sent twice; every request signed and stamped as the venue wants it."""
-    for client_id in ledger.sent_twice():
-        yield f"order {client_id} was sent twice"
+    sent = Counter(
+        (request.product, request.client_id)
+        for request in ledger.received("order.place")
+        if request.code != TOO_LATE
+    )
+    for (product, client_id), times in sent.items():
+        if times > 1:
+            yield f"{product} order {client_id} was sent {times} times"
     for client_id in ledger.placed_twice():
         yield f"order {client_id} was placed twice"
     for request in ledger.requests:
