@@ -93,7 +93,10 @@ async def test_acknowledgements_lost_the_average_and_get_kept_it(product: str) -
         status = await ask(
             desk, product, "GET", "order", symbol=found["symbol"], orderId=found["orderId"]
         )
-        assert (status.body["status"], Decimal(status.body["avgPrice"])) == ("FILLED", 64001)
+        assert (status.body["status"], Decimal(status.body["avgPrice"])) == (
+            "FILLED",
+            Decimal(64001),
+        )
         assert ("cumBase" if product == "cbase" else "cumQuote") in status.body
 
 
@@ -212,7 +215,7 @@ async def test_a_price_can_be_matched_to_the_book() -> None:
     async with trading() as desk:
         book(desk, "ubase")
         found = await desk.placed("ubase", price=None, priceMatch="QUEUE")
-        assert (Decimal(found["price"]), found["priceMatch"]) == (63999, "QUEUE")
+        assert (Decimal(found["price"]), found["priceMatch"]) == (Decimal(63999), "QUEUE")
         found = await desk.placed("ubase", price=None, priceMatch="OPPONENT")
         assert Decimal(found["price"]) == 64001
 

@@ -42,7 +42,7 @@ def key_spec(vector: Json) -> KeySpec:
 def stamp_of(vector: Json) -> int:
     if "ws_params" in vector:
         return int(vector["ws_params"]["timestamp"])
-    text = vector.get("sent_query", vector["payload"])
+    text: str = vector.get("sent_query", vector["payload"])
     for part in (text + "&" + vector.get("sent_body", "")).split("&"):
         if part.startswith("timestamp="):
             return int(part.removeprefix("timestamp="))

@@ -227,8 +227,8 @@ async def test_a_key_that_is_extended_does_not_expire() -> None:
     async with trading(scale=3600 / 0.3) as desk:
         await desk.stream()
         for _ in range(5):
-            loop_now = desk.venue.clock.monotonic()
-            await until(lambda start=loop_now: desk.venue.clock.monotonic() > start + 0.1)
+            due = desk.venue.clock.monotonic() + 0.1
+            await until(lambda: desk.venue.clock.monotonic() > due)  # noqa: B023
             assert (await key(desk, verb="PUT")).status == 200
 
 

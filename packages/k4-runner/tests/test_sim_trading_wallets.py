@@ -111,7 +111,7 @@ def test_a_limit_buy_locks_its_worth_and_gets_back_what_a_better_price_saves() -
     assert wallets["a"].assets["BTC"].locked == 1
     exchange.place(new(exchange, "b", True, D("64100"), D("2")))
     held = wallets["b"].assets["USDT"]
-    assert (held.locked, held.free) == (D("64100"), 1_000_000 - 64_000 - 64_100)
+    assert (held.locked, held.free) == (D("64100"), D(1_000_000 - 64_000 - 64_100))
     assert wallets["b"].assets["BTC"].free == 11
     assert wallets["a"].assets["USDT"].free == 1_064_000
 

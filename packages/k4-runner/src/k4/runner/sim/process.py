@@ -25,9 +25,10 @@ from k4.core.enums import KIND_BY_LABEL
 from k4.core.errors import K4Error
 from k4.runner.sim.ledger import SeriesKey
 from k4.runner.sim.market import Pace
+from k4.runner.sim.trading.control import trade
 from k4.runner.sim.venues import SimSpec, SimVenues
 
-_KNOWN = "inject, pace, emit, settle, wait, ids, faults, connections, summary, dump, stop"
+_KNOWN = "inject, pace, emit, settle, wait, ids, faults, connections, summary, dump, stop, trading"
 
 
 class _Refused(Exception):
@@ -51,7 +52,10 @@ async def _run(spec: SimSpec, control: bool, output: TextIO) -> None:
         loop.add_signal_handler(number, stop.set)
     venues = SimVenues(spec)
     async with venues:
-        _print(output, {"type": "ready", "endpoints": venues.all_endpoints()})
+        ready: dict[str, Any] = {"type": "ready", "endpoints": venues.all_endpoints()}
+        if venues.trading is not None:
+            ready["trading"] = venues.trading.urls()
+        _print(output, ready)
         if spec.seconds:
             SystemClock().call_later(spec.seconds, stop.set)
         if control:
@@ -61,6 +65,9 @@ async def _run(spec: SimSpec, control: bool, output: TextIO) -> None:
             await stop.wait()
     if spec.dump:
         venues.ledger.dump(Path(spec.dump))
+        if venues.trading is not None:
+            report = json.dumps(venues.trading.ledger.report())
+            (Path(spec.dump) / "trading.json").write_text(report)
     _print(output, venues.summary())
 
 
@@ -109,12 +116,14 @@ async def execute(
     inject {fault}: connections concerned. pace {venue, pace}. emit {venue, events}. settle
     {timeout}: did all pong? wait {venue}: until the pace's total is reached. ids {series: [venue,
     product, symbol, kind], what: produced | delivered | gaps}: ids by generation. faults {fault}.
-    connections. summary. dump {folder}. stop.
+    connections. summary. dump {folder}. stop. trading {do, ...}: see `trading/control.py`.
     """
     command = request.get("cmd")
     try:
         if command == "inject":
             return venues.inject(request["fault"])
+        if command == "trading":
+            return trade(venues.trading, request)
         if command == "pace":
             venues.pace(request["venue"], msgspec.convert(request["pace"], Pace))
             return None

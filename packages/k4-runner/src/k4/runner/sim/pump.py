@@ -96,7 +96,10 @@ class Pump:
         beat = self._pace.beat_every
         for number in range(1, events + 1):
             instrument, publisher = next(turns)
-            publisher.event(instrument.step(share))
+            event = instrument.step(share)
+            publisher.event(event)
+            for follow in server.followers:
+                follow(instrument, event)
             if beat and (server.produced + number) % beat == 0:
                 server.beat()
             if number % _PORTION == 0:

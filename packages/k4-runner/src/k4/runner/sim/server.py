@@ -20,7 +20,7 @@ from k4.runner.sim.client import Client, State
 from k4.runner.sim.faults import Rule
 from k4.runner.sim.injector import Injector
 from k4.runner.sim.ledger import Ledger, frame_key
-from k4.runner.sim.market import Instrument
+from k4.runner.sim.market import Instrument, MarketEvent
 from k4.runner.sim.pump import Pump
 from k4.runner.sim.venue import CloseCodes, Form, MakeVenue, Publisher, Topic, VenueSpec, Verdict
 from k4.runner.sim.ws import Refusal
@@ -53,6 +53,7 @@ class SimServer:
         self.handshake_timeout = 10.0
         self.ports: dict[str, int] = {}
         self.produced = 0
+        self.followers: list[Callable[[Instrument, MarketEvent], None]] = []  # of the market
         self._clients: list[Client] = []
         self._sockets: set[Client] = set()
         self._servers: list[asyncio.Server] = []

@@ -30,6 +30,8 @@ from k4.runner.sim.ledger import Ledger
 from k4.runner.sim.market import Pace
 from k4.runner.sim.replay import Replay, ReplaySpec, load, pause
 from k4.runner.sim.server import SimServer
+from k4.runner.sim.trading.spec import TradingSpec
+from k4.runner.sim.trading.venue import SimTrading
 from k4.runner.sim.venue import MakeVenue, VenueSpec
 
 VENUES = ("binance", "okx", "bitget", "bybit")
@@ -37,14 +39,16 @@ VENUES = ("binance", "okx", "bitget", "bybit")
 
 class SimSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to simulate. faults: a fault script, see `faults.py`. replay: instead of its market,
-    the venue sends a recording. seconds: run so long, 0 until stopped. dump: folder that the ledger
-    is written to at the end, '' nowhere.
+    the venue sends a recording. trading: a Binance that trades; where the venues include Binance
+    and its market is `random`, orders meet the market that the data shows. seconds: run so long, 0
+    until stopped. dump: folder that the ledger is written to at the end, '' nowhere.
     """
 
     venues: tuple[VenueSpec, ...] = (VenueSpec(name="binance"),)
     seed: int = 1
     faults: tuple[dict[str, Any], ...] = ()
     replay: ReplaySpec | None = None
+    trading: TradingSpec | None = None
     seconds: float = 0.0
     dump: str = ""
 
@@ -97,6 +101,9 @@ class SimVenues:
         if spec.replay is not None and spec.replay.venue not in self._servers:
             text = f"{spec.replay.venue!r} is not among the venues"
             raise ConfigError([Problem("replay.venue", text)])
+        self.trading: SimTrading | None = None
+        if spec.trading is not None:
+            self.trading = SimTrading(spec.trading, clock=self.clock)
         self.replay: Replay | None = None
         self._replaying: asyncio.Task[None] | None = None
 
@@ -111,6 +118,9 @@ class SimVenues:
         try:
             for server in self._servers.values():
                 await server.start()
+            if self.trading is not None:
+                self._join_market(self.trading)
+                await self.trading.start()
         except BaseException:
             await self.stop()
             raise
@@ -119,8 +129,17 @@ class SimVenues:
             self.replay = Replay(server, self._recording, self.spec.replay, self.clock)
             self._replaying = asyncio.create_task(self.replay.run())
 
+    def _join_market(self, trading: SimTrading) -> None:
+        """Let orders meet the market of the simulated Binance, where there is one."""
+        server = self._servers.get("binance")
+        if server is not None and trading.spec.market == "random":
+            trading.follow([instrument for instrument, _ in server.instruments])
+            server.followers.append(trading.moved)
+
     async def stop(self) -> None:
         """Close everything; the ledger stays. Safe to call twice."""
+        if self.trading is not None:
+            await self.trading.stop()
         if self._replaying is not None:
             self._replaying.cancel()
             await asyncio.gather(self._replaying, return_exceptions=True)
@@ -193,6 +212,8 @@ class SimVenues:
         """The ledger's totals, and what a replay did."""
         body: dict[str, Any] = {"type": "summary", **self.ledger.summary()}
         body["events"] = {name: server.produced for name, server in self._servers.items()}
+        if self.trading is not None:
+            body["trading"] = self.trading.ledger.summary()
         if self.replay is not None:
             body["replay"] = {"sent": self.replay.sent, "unmatched": self.replay.unmatched}
         return body

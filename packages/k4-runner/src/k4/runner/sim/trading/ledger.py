@@ -173,11 +173,17 @@ class TradingLedger:
             "faults": {name: names.count(name) for name in sorted(set(names))},
         }
 
+    def plain_orders(
+        self, account: str = "", product: str = "", client_id: str = ""
+    ) -> list[dict[str, Any]]:
+        """`orders`, as values that JSON can hold."""
+        return [plain_order(order) for order in self.orders(account, product, client_id)]
+
     def report(self) -> dict[str, Any]:
         """Everything, as values that JSON can hold; decimals are text."""
         return {
             "summary": self.summary(),
-            "orders": [plain_order(order) for order in self.orders()],
+            "orders": self.plain_orders(),
             "trades": plain(self.trades()),
             "requests": plain(self.requests),
             "faults": plain(self._faults),

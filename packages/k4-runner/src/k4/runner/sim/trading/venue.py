@@ -22,6 +22,8 @@ from random import Random
 from types import TracebackType
 from typing import Any
 
+import msgspec
+
 from k4.core.clock import Clock, SystemClock, Timer
 from k4.core.errors import ConfigError, Problem
 from k4.runner.sim.binance_feeds import specs
@@ -300,6 +302,16 @@ class SimTrading:
         if spec.symbol in self.exchanges[spec.product].rules:
             self.exchanges[spec.product].moved(spec.symbol, event)
             self._after_move(spec.product, spec.symbol)
+
+    def follow(self, instruments: Sequence[Instrument]) -> None:
+        """Before `start`: the market is that of these instruments, whose steps come by `moved`; its
+        own stands still. Symbols that none of them has keep their first book."""
+        theirs = {(item.spec.product, item.spec.symbol): item for item in instruments}
+        self.instruments = {
+            product: [theirs.get((product, item.spec.symbol), item) for item in items]
+            for product, items in self.instruments.items()
+        }
+        self._pace = msgspec.structs.replace(self._pace, start=False)
 
     def quote(self, product: str, symbol: str, side: str, price: str, quantity: str) -> None:
         """Set the market's own size at a price. side: buy (a bid) or sell."""
