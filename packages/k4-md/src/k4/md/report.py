@@ -70,6 +70,7 @@ LINE_FIELDS = (
     "latency_us.error",
     "clock_offset_us",
 )
+ROUNDS = 8  # flushes in which the percentiles of all lines are renewed
 STATES = tuple(state.value for state in LinkState)
 """`state` of a line row is a position in this."""
 
@@ -172,7 +173,7 @@ class Reporter:
     def flush(self, groups: Sequence[Group]) -> None:
         """Write all figures.
 
-        Percentiles are renewed for one line a time: hundreds of microseconds each, they would
+        Percentiles are renewed for a few lines a time: hundreds of microseconds each, they would
         otherwise hold up the messages of that moment.
         """
         now = self._clock.monotonic()
@@ -197,8 +198,7 @@ class Reporter:
             if line not in serving:
                 self._lines.pop(line).release()
                 del self._delays[line]
-        if self._delays:
-            line = next(iter(self._delays))
+        for line in list(self._delays)[: 1 + len(self._delays) // ROUNDS]:
             del self._delays[line]
             self._delays[line] = Delays.of(line)  # now the last in the order
 
