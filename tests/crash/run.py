@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 from tests.chaos.clock import FastClock, Pace
@@ -217,8 +218,9 @@ async def _play(
     trading = asyncio.gather(*(trader.trade(enough) for trader in traders))
     broken: list[str] = []
     try:
+        either: set[asyncio.Future[Any]] = {keeping, trading}
         done, _ = await asyncio.wait(
-            {keeping, trading},
+            either,
             timeout=MOST_SEC + SETTLE_SEC,
             return_when=asyncio.FIRST_COMPLETED,
         )

@@ -221,7 +221,8 @@ class Account:
         try:
             return self.venue.symbols.find(symbol)
         except SymbolError as error:
-            raise InvalidOrder("symbol", error.message, remedy=error.remedy) from None
+            remedy = error.remedy or "give the venue's symbol or BASE/QUOTE; hello lists them"
+            raise InvalidOrder("symbol", error.message, remedy=remedy) from None
 
     def check(self, order: NewOrder) -> SymbolRules:
         rules = self._rules(order.symbol)
