@@ -128,6 +128,17 @@ def test_it_serves_on_the_loop_that_workers_use(tmp_path: Path) -> None:
         assert runner.run(trade()) is OrderStatus.NEW
 
 
+async def test_a_blocking_client_may_ask_for_the_events_that_are_here(module: TdModule) -> None:
+    def trade() -> list[Event]:
+        with TdClient(module.config.socket, "mm1", events=True) as client:
+            assert list(client.events(timeout=0)) == []
+            client.insert_order(order())
+            return list(client.events(timeout=0))
+
+    seen = await asyncio.to_thread(trade)
+    assert any(isinstance(event, OrderChanged) for event in seen)
+
+
 async def test_the_protocol_by_hand(module: TdModule, venue: FakeVenue) -> None:
     peer = await Raw.connect(module, greet=False)
     early = await peer.ask(1, "query_positions")

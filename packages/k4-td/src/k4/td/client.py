@@ -263,8 +263,8 @@ class TdClient:
         return self._call(kill(reason, release))
 
     def events(self, timeout: float | None = None) -> Iterator[Event]:
-        """Events as they come; ends when none came for `timeout` seconds. Raises GatewayError when
-        the gateway is gone."""
+        """Events as they come; ends when none came for `timeout` seconds (0: those that are here).
+        Raises GatewayError when the gateway is gone."""
         while True:
             if self._events:
                 yield self._events.popleft()
@@ -308,7 +308,7 @@ class TdClient:
         self._socket.settimeout(timeout)
         try:
             data = self._socket.recv(1 << 16)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):  # the second one where timeout is 0
             return False
         except OSError:
             raise _lost(self._path) from None
