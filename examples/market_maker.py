@@ -44,15 +44,13 @@ def main(socket: str, store: str, symbol: str, seconds: float) -> None:
     print(f"{fills} fills, position {position}")
 
 
-def quote(td: TdClient, mine: Quotes, symbol: str, side: Direction, price: Decimal | None) -> None:
+def quote(td: TdClient, my: Quotes, symbol: str, side: Direction, price: Decimal | None) -> None:
     """Have one order of that side at about that price, or none where price is None."""
     try:
-        if side in mine and (price is None or abs(mine[side].price - price) > NEAR):
-            td.cancel_order(mine.pop(side).client_order_id)
-        if side not in mine and price is not None:
-            mine[side] = td.insert_order(
-                NewOrder(symbol=symbol, direction=side, price=price, **KIND)
-            )
+        if side in my and (price is None or abs(my[side].price - price) > NEAR):
+            td.cancel_order(my.pop(side).client_order_id)
+        if side not in my and price is not None:
+            my[side] = td.insert_order(NewOrder(symbol=symbol, direction=side, price=price, **KIND))
     except (trading.VenueRefused, trading.NotSent) as error:  # filled first, or it would have taken
         print(f"{side}: {error.code} {error.message}", file=sys.stderr)
 
