@@ -161,6 +161,25 @@ def test_lag_wait_and_what_only_one_line_brought() -> None:
     assert (second.missed, third.missed) == (1, 1)
 
 
+def test_what_a_line_missed_before_it_left_is_counted() -> None:
+    bench = quotes(lines=3)
+    bench.now += SECOND
+    for id in range(1, 11):
+        bench.quote(0, id)
+        bench.quote(1, id)
+    bench.now += SECOND
+    for id in range(11, 21):
+        bench.quote(0, id)
+    bench.now += 10 * SECOND
+    bench.quote(0, 21)
+    for port in bench.ports[1:]:
+        bench.arbiter.close(port)
+    bench.wait(40.0)
+    first, second, third = bench.ports
+    assert (second.missed, third.missed) == (10, 20)
+    assert first.alone == 10  # of the last one, copies may have been on their way
+
+
 # Books
 
 

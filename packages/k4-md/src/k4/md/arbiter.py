@@ -341,6 +341,7 @@ class Arbiter:
         self.leaving: list[Port] = []  # closed, with messages that wait for the proof of a reset
         self.memo: dict[bytes, Entry] = {}
         self._bits = deque(1 << i for i in range(BITS))
+        self._missed: set[int] = set()  # identities of entries that lines missed before they left
         window_ns = int(limits.trade_window * 1e9)
         for channel in channels:
             if self.slots[channel.slot] is not None:
@@ -376,8 +377,22 @@ class Arbiter:
         self.ports.append(port)
         return port
 
+    def depart(self, port: Port) -> None:
+        """The line stops serving: count what it has missed by now. Copies of the last two seconds
+        may have been on their way."""
+        if not port.serving_ns:
+            return
+        until = max(other.now for other in (*self.ports, port)) - self.reset_ns
+        for slot in self.live_slots():
+            for entry in (slot.recent or {}).values():
+                if port.serving_ns < entry[0] < until and not entry[2] & port.bit:
+                    port.missed += 1
+                    self._missed.add(id(entry))
+        port.serving_ns = 0
+
     def close(self, port: Port) -> None:
         """The line is gone for good."""
+        self.depart(port)
         if port in self.ports:
             self.ports.remove(port)
             self._bits.append(port.bit)
@@ -403,7 +418,9 @@ class Arbiter:
 
     def _retire(self, entry: Entry) -> None:
         first_ns, winner, mask, _, _ = entry
-        others = 0
+        others = int(id(entry) in self._missed)
+        if others:
+            self._missed.remove(id(entry))
         for port in self.ports:
             if port.serving_ns and port.serving_ns < first_ns and not mask & port.bit:
                 port.missed += 1

@@ -26,7 +26,7 @@ from k4.md.report import Reporter, receipt
 from k4.md.slots import Slot, Tap
 from k4.md.stream import Settings, Stream
 
-TICK = 0.1  # seconds between two looks at the lines
+TICK = 0.25  # seconds between two looks at the lines, where no timeout is short
 HEARTBEAT = 0.5  # seconds between two signs of life in the stores
 
 

@@ -165,7 +165,7 @@ class Line:
 
     def link_down(self, link: Link, how: Closed, retry_in: float, /) -> None:
         self.acked_ns = 0
-        self.port.serving_ns = 0
+        self._arbiter.depart(self.port)
         self._owner.line_down(self, how, retry_in)
 
     def _control(self, event: Control) -> None:

@@ -182,9 +182,7 @@ class Stream:
     def _close(self, line: Line) -> None:
         """A line is gone for good: keep its totals."""
         line.link.stop()
-        port = line.port
-        port.serving_ns = 0
-        self.arbiter.close(port)
+        self.arbiter.close(line.port)
         for name, value in totals(line).items():
             self.gone[name] = self.gone.get(name, 0) + value
 
@@ -393,7 +391,7 @@ class Stream:
 
     def _rotate(self, now: float) -> None:
         every, after = self._settings.rotate_every, self._settings.rotate_after
-        if len(self.lines) < 2 or self.succession is not None:
+        if len(self.lines) < 2 or self.succession is not None or not (every or after):
             return
         messages = sum(line.messages for line in self.lines)
         due = (every and now - self._rotated >= every) or (
