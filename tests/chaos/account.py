@@ -198,16 +198,21 @@ def wrong_fields(series: Series, table: Table, records: Table, rows: Ints) -> di
 def _outdated(
     verdict: Verdict, table: Table, kind: Kind, confirmed: Bools, published: Bools
 ) -> int:
-    """Generations whose newest published row is older than the newest confirmed."""
+    """Generations whose newest published row is older than the newest confirmed.
+
+    What comes of a generation after the next has begun is stale by promise, and older than what is
+    published: only the last generation can be outdated, and those that were never published.
+    """
     found = 0
+    over = table["generation"][published].max(initial=-1)
     for generation in np.unique(table["generation"]):
         rows = np.flatnonzero(table["generation"] == generation)
         due, done = rows[confirmed[rows]], rows[published[rows]]
-        if not len(due) or (len(done) and done[-1] >= due[-1]):
+        if not len(due) or (len(done) and (done[-1] >= due[-1] or generation < over)):
             continue
-        if kind is Kind.DEPTH5 and len(done):  # the same five levels are not published again
-            if not changed(table[[done[-1], due[-1]]])[1]:
-                continue
+        # The same five levels are not published again.
+        if kind is Kind.DEPTH5 and len(done) and not changed(table[[done[-1], due[-1]]])[1]:
+            continue
         found += 1
         last = table[done[-1]]["id"] if len(done) else "nothing"
         verdict.notes.append(

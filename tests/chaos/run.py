@@ -247,7 +247,8 @@ async def _live(plan: Plan, venues: SimVenues, gateway: Gateway, reading: Readin
     server.pump.stop()
     # Resets that are still to be proved, frames that are still late.
     calm = loop.time() + 4.0 / plan.factor + 0.2
-    await _until(lambda: reading.take() or loop.time() > calm, gateway, READY_SEC)
+    await _until(lambda: loop.time() > calm, gateway, READY_SEC)
+    reading.take()
 
 
 async def _until(condition: Callable[[], object], gateway: Gateway, within: float) -> None:

@@ -1,0 +1,48 @@
+"""The seeds of `hatch run chaos` against every simulated venue, scaled to a minute in all."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from chaos.run import Plan, run
+from chaos.script import MARKETS
+
+FORCED = {  # by the clock or by sheer number, within the seconds of a short run
+    "ack_without_data",
+    "close",
+    "delay",
+    "drop",
+    "duplicate",
+    "fragment",
+    "garbage",
+    "half_open",
+    "id_reset",
+    "jitter",
+    "no_pong",
+    "oversize",
+    "refuse_handshake",
+    "reorder",
+    "reset",
+    "shutdown",
+    "slow_ack",
+    "stall",
+    "truncate",
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("venue", sorted(MARKETS))
+async def test_chaos(venue: str) -> None:
+    plan = Plan(venue=venue, messages=60_000, rotations=25, seconds=9.0, limit=120.0)
+    outcome = await run(plan)
+    summary = outcome.summary()
+    assert outcome.ok, json.dumps(summary, indent=1)
+    assert summary["faults"].keys() >= FORCED
+    assert summary["messages"] >= plan.messages
+    assert summary["rotations"] >= plan.rotations
+    assert summary["resets"] > 0
+    assert summary["published"] > 10_000
+    if venue in ("binance", "okx", "bybit"):
+        assert summary["gap_ids"] > 0, "the script makes gaps on all lines at once"
+        assert summary["lines"]["healed"] > 0
