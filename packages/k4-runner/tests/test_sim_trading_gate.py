@@ -42,8 +42,8 @@ def key_spec(vector: Json) -> KeySpec:
 def stamp_of(vector: Json) -> int:
     if "ws_params" in vector:
         return int(vector["ws_params"]["timestamp"])
-    text: str = vector.get("sent_query", vector["payload"])
-    for part in (text + "&" + vector.get("sent_body", "")).split("&"):
+    text = f"{vector.get('sent_query', vector['payload'])}&{vector.get('sent_body', '')}"
+    for part in text.split("&"):
         if part.startswith("timestamp="):
             return int(part.removeprefix("timestamp="))
     raise AssertionError(f"no timestamp in {vector['id']}")

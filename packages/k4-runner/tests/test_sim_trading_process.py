@@ -131,7 +131,8 @@ def test_a_specification_is_checked() -> None:
     ):
         with pytest.raises(ConfigError):
             decode_trading(text)
-    for filters in ({"NONE": {}}, {"LOT_SIZE": {"maxSize": "1"}}):
+    wrong: tuple[Json, ...] = ({"NONE": {}}, {"LOT_SIZE": {"maxSize": "1"}})
+    for filters in wrong:
         with pytest.raises(ConfigError):
             SimTrading(TradingSpec(filters={"spot": {"BTCUSDT": filters}}))
 

@@ -1,0 +1,190 @@
+"""K4's own trading module against the simulated venue: every order that it sends passes checks that
+share no code with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trading_client import Desk, book, trading
+
+from k4.core.config import TradingConfig
+from k4.core.loading import load
+from k4.core.trading import (
+    AccountType,
+    Direction,
+    NewOrder,
+    NotSent,
+    OrderError,
+    OrderStatus,
+    OrderType,
+    OrderUpdate,
+)
+from k4.runner.sim.trading.spec import AccountSpec, KeySpec
+from k4.td import TdModule, Timing
+
+D = Decimal
+FACTOR = 20.0
+SYMBOLS = {"spot": "BTCUSDT", "ubase": "BTCUSDT", "cbase": "BTCUSD_PERP"}
+KINDS = ("hmac", "ed25519", "rsa")
+ACCOUNT = AccountSpec(keys=tuple(KeySpec(algorithm=kind) for kind in KINDS))
+
+
+@asynccontextmanager
+async def client(
+    folder: Path, algorithm: str = "hmac", **changes: Any
+) -> AsyncIterator[tuple[Desk, TdModule]]:
+    """A module that is ready, configured by a file as a user would write it."""
+    async with trading(accounts=(ACCOUNT,), scale=FACTOR, **changes) as desk:
+        for product in SYMBOLS:
+            book(desk, product)
+        module = TdModule(configured(desk, folder, algorithm), timing=Timing().scaled(FACTOR))
+        try:
+            await module.login(20.0)
+            yield desk, module
+        finally:
+            await module.stop()
+
+
+def configured(desk: Desk, folder: Path, algorithm: str) -> TradingConfig:
+    entry = desk.venue.config_entries("main", folder, algorithm)
+    entry |= {"name": "t", "journal": str(folder / "journal.db"), "recv_window": 1000}
+    path = folder / "config.json"
+    path.write_text(json.dumps({"trading": [entry]}))
+    return load(path).trading[0]
+
+
+def order(product: str, client_id: str, price: str = "63000.0", **changes: Any) -> NewOrder:
+    values: dict[str, Any] = {
+        "symbol": SYMBOLS[product],
+        "account_type": AccountType(product),
+        "direction": Direction.BUY,
+        "order_type": OrderType.GTC,
+        "quantity": D(10) if product == "cbase" else D("0.010"),
+        "price": D(price),
+        "client_order_id": client_id,
+        **changes,
+    }
+    return NewOrder(**values)
+
+
+async def settled(
+    module: TdModule, product: str, client_id: str, status: OrderStatus
+) -> OrderUpdate:
+    """Until the module knows that status."""
+    async with asyncio.timeout(10):
+        while True:
+            found = await module.query_order(client_id, account_type=AccountType(product))
+            if found.status is status:
+                return found
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("algorithm", KINDS)
+@pytest.mark.parametrize("product", list(SYMBOLS))
+async def test_an_order_rests_is_amended_cancelled_and_filled(
+    tmp_path: Path, product: str, algorithm: str
+) -> None:
+    async with client(tmp_path, algorithm) as (desk, module):
+        resting = await module.insert_order(order(product, "rests"))
+        assert resting.status is OrderStatus.NEW
+        amended = await module.amend_order("rests", quantity=resting.quantity / 2)
+        assert amended.quantity == resting.quantity / 2
+        assert (await module.cancel_order("rests")).status is OrderStatus.CANCELED
+        await module.insert_order(order(product, "fills", "64001.0"))
+        filled = await settled(module, product, "fills", OrderStatus.FILLED)
+        (trade,) = desk.ledger.trades(client_id="fills")
+        assert (filled.filled_quantity, filled.filled_avg_price) == (trade.quantity, D(64001))
+        assert desk.ledger.placed_twice() == []
+        assert [r for r in desk.ledger.requests if r.code not in (0, -2011)] == []
+
+
+async def test_balances_positions_and_open_orders_are_the_venues(tmp_path: Path) -> None:
+    async with client(tmp_path) as (desk, module):
+        for product in SYMBOLS:
+            await module.insert_order(order(product, f"{product}-rests"))
+            await module.insert_order(order(product, f"{product}-fills", "64001.0"))
+        open_ids = {found.client_order_id for found in await module.query_open_orders()}
+        assert open_ids == {f"{product}-rests" for product in SYMBOLS}
+        positions = {p.symbol: p.quantity for p in await module.query_positions()}
+        assert positions == {"BTCUSDT": D("0.010"), "BTCUSD_PERP": D(10)}
+        held = {
+            balance.asset: balance.free + balance.locked
+            for balance in await module.query_balances(AccountType.SPOT)
+        }
+        wallet = desk.venue.spot_wallets["main"].assets
+        assert held == {asset: item.free + item.locked for asset, item in wallet.items()}
+
+
+_LOSSES: list[dict[str, Any]] = [
+    {"fault": "drop_reply", "probability": 0.1},
+    {"fault": "drop_request", "probability": 0.1},
+    {"fault": "disconnect", "when": "after", "probability": 0.05},
+    {"fault": "disconnect", "when": "before", "probability": 0.05},
+    {"fault": "timeout", "executed": True, "probability": 0.05},
+    {"fault": "unavailable", "what": "unknown", "executed": True, "probability": 0.1},
+]
+
+
+@pytest.mark.parametrize("product", list(SYMBOLS))
+async def test_whatever_is_lost_both_sides_agree_in_the_end(tmp_path: Path, product: str) -> None:
+    """Answers and events are lost, doubled and late; nothing is sent twice, and every order ends up
+    as the venue has it."""
+    faults = [{**fault, "target": {"op": "order.*"}} for fault in _LOSSES]
+    faults += [
+        {"fault": "event_drop", "probability": 0.1},
+        {"fault": "event_duplicate", "probability": 0.1},
+        {"fault": "event_delay", "ms": 20, "ordered": False, "probability": 0.2},
+    ]
+    async with client(tmp_path, faults=tuple(faults), seed=11) as (desk, module):
+        ids = [f"{product}-{number}" for number in range(14)]
+        for number, name in enumerate(ids):
+            price = "64001.0" if number % 3 == 0 else "63000.0"
+            sent = order(product, name, price, recv_window=300.0)
+            await insist(partial(module.insert_order, sent))
+            if number % 3 == 1:
+                await insist(partial(module.cancel_order, name))
+        # Chance decides which; that most of them happened is certain enough to be asserted.
+        assert len({record.fault for record in desk.ledger.faults()}) >= 5
+        async with asyncio.timeout(20):
+            for name in ids:
+                await agreed(desk, module, product, name)
+        assert desk.ledger.sent_twice() == []
+        assert desk.ledger.placed_twice() == []
+
+
+async def insist(call: Callable[[], Awaitable[object]]) -> None:
+    """Until the request has left this host, whatever became of it then."""
+    while True:
+        try:
+            await call()
+        except NotSent:
+            await asyncio.sleep(0.05)
+            continue
+        except OrderError:
+            return
+        return
+
+
+async def agreed(desk: Desk, module: TdModule, product: str, name: str) -> None:
+    """Until the module and the venue say the same of an order. It is asked once more where it looks
+    open: of an event that is lost on a living stream nobody can know."""
+    kind = AccountType(product)
+    while True:
+        orders = desk.ledger.orders(client_id=name)
+        state = module.accounts[kind].orders.get(name)
+        if state is not None and not state.doubts and not state.waiting:
+            if not orders and state.rejected:
+                return
+            if orders and state.status.value == orders[0].status.lower():
+                return
+            asked = module.query_order(name, account_type=kind)
+            await asyncio.gather(asked, return_exceptions=True)
+        await asyncio.sleep(0.05)
