@@ -19,6 +19,7 @@ from chaos.gateway import ledgers
 
 from k4.core import layout
 from k4.core.config import ConnectionConfig, ProductConfig
+from k4.core.counters import Counters
 from k4.core.enums import KIND_BY_LABEL, Kind
 from k4.core.retry import LocalBudget
 from k4.core.transport import Dial, choose
@@ -54,9 +55,11 @@ class Rig:
         factor: float = 20.0,
         faults: tuple[Json, ...] = (),
         seed: int = 3,
+        counters: Counters | None = None,
         **options: Any,
     ) -> None:
         self.venue = venue
+        self._counters = counters
         self.factor = factor
         self.clock = FastClock(Pace.beginning_now(factor))
         spec = VenueSpec(
@@ -102,6 +105,7 @@ class Rig:
             clock=self.clock,
             budget=LocalBudget(),
             rng=self._rng,
+            counters=self._counters,
         )
         self.engine.prepare()
         self.engine.tap(self._tap)
