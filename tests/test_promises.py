@@ -145,6 +145,20 @@ async def test_p4_a_line_that_owes_its_snapshot_is_replaced(venue: str) -> None:
         assert rig.stream.counts["stalls"] == 1
 
 
+async def test_p4_a_line_that_was_refused_what_others_get_is_replaced() -> None:
+    rule = {"fault": "refuse_topic", "limit": 1, "target": {"kind": "trade"}}
+    async with Rig("okx", "spot", lines=3, factor=10.0, faults=(rule,)) as rig:
+        since = rig.clock.monotonic()
+        rig.venues.pace("okx", Pace(rate=100.0, tick=0.05))
+        await rig.until(lambda: rig.stream.counts["rotations"] == 1)
+        assert rig.clock.monotonic() - since <= 10.0
+        rig.venues.server("okx").pump.stop()
+        await rig.settle()
+        assert rig.happened("refuse_topic") == 1
+        assert rig.figures()["refused"] == 1
+        rig.assert_kept()
+
+
 async def test_p4_a_quiet_symbol_is_no_stall() -> None:
     mute = {"fault": "drop", "target": {"topic": "ethusdt@*"}}  # nobody can tell it from quiet
     async with Rig(symbols=(BTC, "ETHUSDT"), lines=2, faults=(mute,)) as rig:

@@ -372,7 +372,7 @@ class Stream:
         quiet: list[Channel] = []
         for finding in findings:
             channel = self.feed.channels[finding.channel]
-            if channel.topic in self.refusals:
+            if channel.topic in self.refusals and not self._served(line, channel):
                 continue
             if finding.silence is Silence.RESUBSCRIBE:
                 quiet.append(channel)
@@ -388,6 +388,15 @@ class Stream:
         if quiet and line.link.idle:
             self.counts["resubscribed"] += len(quiet)
             self._resubscribe(line, quiet)
+
+    def _served(self, line: Line, channel: Channel) -> bool:
+        """Whether siblings get what this line, perhaps, was refused: then the topic is the venue's
+        after all, and silence counts again."""
+        slot, since = channel.slot, max(line.port.seen[channel.slot], line.acked_ns)
+        served = any(other.port.seen[slot] > since for other in self.lines if other is not line)
+        if served:
+            self.refusals.pop(channel.topic, None)
+        return served
 
     def _rotate(self, now: float) -> None:
         every, after = self._settings.rotate_every, self._settings.rotate_after
