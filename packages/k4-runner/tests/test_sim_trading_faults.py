@@ -123,6 +123,29 @@ async def test_503_says_failed_or_unknown(
 
 
 @TRANSPORTS
+@pytest.mark.parametrize(
+    ("product", "fault", "status", "text"),
+    [
+        ("spot", {"code": -2010}, 400, "Market is closed."),
+        ("spot", {"code": -1002, "status": 401}, 401, "You are not authorized"),
+        ("ubase", {"code": -2023}, 400, "User in liquidation mode now."),
+        ("ubase", {"code": -9999, "msg": "Something new."}, 400, "Something new."),
+    ],
+)
+async def test_the_venue_can_refuse_for_reasons_of_its_own(
+    transport: str, product: str, fault: Json, status: int, text: str
+) -> None:
+    async with trading() as desk:
+        book(desk, product)
+        desk.venue.inject({"fault": "refuse", **fault})
+        found = await send(desk, transport, product)
+        assert (found["status"], found["code"]) == (status, fault["code"])
+        assert found["msg"].startswith(text)
+        assert not placed(desk)
+        assert not only(desk, "refuse").executed
+
+
+@TRANSPORTS
 @pytest.mark.parametrize("executed", [True, False])
 @pytest.mark.parametrize("code", [-1007, -1006, -1000])
 async def test_the_venue_itself_may_not_know(transport: str, executed: bool, code: int) -> None:

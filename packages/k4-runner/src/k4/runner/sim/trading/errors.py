@@ -104,10 +104,6 @@ def invalid_combination() -> VenueError:
     return VenueError(-1128, "Combination of optional parameters invalid.")
 
 
-def tif_not_required() -> VenueError:
-    return VenueError(-1106, "Parameter 'timeInForce' sent when not required.")
-
-
 def invalid_tif() -> VenueError:
     return VenueError(-1115, "Invalid timeInForce.")
 
@@ -244,11 +240,19 @@ def amend_refused(text: str) -> VenueError:
 
 
 _FUTURES = {
+    -1099: "Not found, authenticated, or authorized.",
+    -2012: "Batch cancel failed.",
     -2018: "Balance is insufficient.",
     -2019: "Margin is insufficient.",
+    -2020: "Unable to fill.",
     -2021: "Order would immediately trigger.",
     -2022: "ReduceOnly Order is rejected.",
+    -2023: "User in liquidation mode now.",
+    -2024: "Position is not sufficient.",
     -2025: "Reach max open order limit.",
+    -2026: "This OrderType is not supported when reduceOnly.",
+    -2027: "Exceeded the maximum allowable position at current leverage.",
+    -2028: "Leverage is smaller than permitted: insufficient margin balance.",
     -4002: "Price greater than max price.",
     -4003: "Quantity less than or equal to zero.",
     -4004: "Quantity less than min quantity.",
@@ -263,10 +267,15 @@ _FUTURES = {
     -4062: "Invalid or improper reduceOnly value.",
     -4067: "Position side cannot be changed if there exists open orders.",
     -4068: "Position side cannot be changed if there exists position.",
+    -4087: "User can only place reduce only order.",
+    -4088: "User can not place order currently.",
     -4116: "ClientOrderId is duplicated.",
+    -4118: "ReduceOnly Order Failed. Please check your existing position and open orders",
     -4120: "Order type not supported for this endpoint. Please use the Algo Order API endpoints"
     " instead.",
     -4131: "The counterparty's best price does not meet the PERCENT_PRICE filter limit.",
+    -4400: "Futures Trading Quantitative Rules violated, only reduceOnly order is allowed.",
+    -4401: "Compliance restricted account permission: can only place reduceOnly order.",
     -5021: "Due to the order could not be filled immediately, the FOK order has been rejected.",
     -5022: "Due to the order could not be executed as maker, the Post Only order will be rejected.",
     -5024: "Symbol is not in trading status. Order amendment is not permitted.",
@@ -285,9 +294,29 @@ _FUTURES = {
 }
 
 
+_SPOT = {
+    -1002: "You are not authorized to execute this request.",
+    -1008: "Server is currently overloaded with other requests. Please try again in a few minutes.",
+    -1016: "This service is no longer available.",
+    -1103: "An unknown parameter was sent.",
+    -1112: "No orders on book for symbol.",
+    -1114: "TimeInForce parameter sent when not required.",
+    -2010: "Market is closed.",
+    -2016: "No trading window could be found for the symbol. Try ticker/24hrs instead.",
+    -2026: "Order was canceled or expired with no executed qty over 90 days ago and has been"
+    " archived.",
+}
+
+
 def futures(code: int) -> VenueError:
     """A futures refusal whose text has no figures."""
     return VenueError(code, _FUTURES[code])
+
+
+def by_code(product: str, code: int, message: str, status: int) -> VenueError:
+    """A refusal that the simulation has no state for; its documented text where none is given."""
+    texts = _SPOT if product == "spot" else _FUTURES
+    return VenueError(code, message or texts.get(code, "Refused."), status=status)
 
 
 def percent_price(code: int, what: str, bound: str) -> VenueError:

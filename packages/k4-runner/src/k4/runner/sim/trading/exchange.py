@@ -306,6 +306,7 @@ class Exchange:
             position_side=order.position_side,
         )
         self.trades.append(trade)
+        order.trades.append(trade)
         if order.left:
             order.status = "PARTIALLY_FILLED"
         else:

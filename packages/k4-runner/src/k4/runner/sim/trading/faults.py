@@ -100,6 +100,15 @@ class Disconnect(Fault, frozen=True, kw_only=True, tag="disconnect"):
     when: Literal["before", "after"] = "after"
 
 
+class Refuse(Fault, frozen=True, kw_only=True, tag="refuse"):
+    """Not executed, for a reason that lies in the account or the venue (a closed market, an account
+    in liquidation): this code, with its documented text where `msg` is empty."""
+
+    code: int
+    msg: str = ""
+    status: int = 400
+
+
 # -- events ---------------------------------------------------------------------------------------
 
 
@@ -192,7 +201,7 @@ class Liquidate(Fault, frozen=True, kw_only=True, tag="liquidate"):
     """The venue closes positions of the target itself (`autoclose-` client ids)."""
 
 
-RequestFault = Latency | DropRequest | DropReply | Unavailable | Timeout | Disconnect
+RequestFault = Latency | DropRequest | DropReply | Unavailable | Timeout | Disconnect | Refuse
 EventFault = EventDelay | EventDuplicate | EventReorder | EventDrop
 Act = (
     Close
@@ -208,7 +217,7 @@ Act = (
     | Liquidate
 )
 AnyFault = RequestFault | EventFault | Act
-_REQUESTS = (Latency, DropRequest, DropReply, Unavailable, Timeout, Disconnect)
+_REQUESTS = (Latency, DropRequest, DropReply, Unavailable, Timeout, Disconnect, Refuse)
 _EVENTS = (EventDelay, EventDuplicate, EventReorder, EventDrop)
 
 

@@ -199,8 +199,8 @@ def plain(items: Sequence[Any]) -> list[Any]:
 
 
 def plain_order(order: Order) -> dict[str, Any]:
-    """An order as a dict, without its place in the book."""
-    names = [name for name in order.__struct_fields__ if name != "resting"]
+    """An order as a dict, without its place in the book; its trades are a list of their own."""
+    names = [name for name in order.__struct_fields__ if name not in ("resting", "trades")]
     return {
         name: msgspec.to_builtins(getattr(order, name), enc_hook=str)
         if not isinstance(getattr(order, name), Decimal)

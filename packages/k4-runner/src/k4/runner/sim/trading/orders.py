@@ -85,6 +85,7 @@ class Order(msgspec.Struct, eq=False, kw_only=True):
     first_fill: bool = False
     resting: Resting | None = None
     history: list[Step] = []
+    trades: list[Trade] = []
 
     @property
     def open(self) -> bool:

@@ -21,6 +21,7 @@ from k4.runner.sim.trading.faults import (
     Injector,
     Latency,
     Occasion,
+    Refuse,
     Strike,
     Timeout,
     Unavailable,
@@ -116,6 +117,9 @@ class Service:
             outcome.abort = True
         elif isinstance(rule, Unavailable):
             outcome.answer = self._refusal(request, record, errors.unavailable(rule.what))
+        elif isinstance(rule, Refuse):
+            refusal = errors.by_code(request.product, rule.code, rule.msg, rule.status)
+            outcome.answer = self._refusal(request, record, refusal)
         elif isinstance(rule, Timeout):
             await self.pause(rule.seconds / self._scale)
             outcome.answer = self._refusal(request, record, errors.backend(rule.code))

@@ -142,8 +142,7 @@ class SpotDesk:
             return spot_shapes.ack(order)
         if how == "RESULT":
             return spot_shapes.result(order)
-        trades = [trade for trade in self.exchange.trades if trade.order == order.number]
-        return spot_shapes.full(order, trades)
+        return spot_shapes.full(order, order.trades)
 
     def _draft(self, request: Request, params: Params) -> Order:
         """The order that the parameters describe, checked against everything but the book."""
