@@ -92,8 +92,16 @@ def demo(
     headless: Annotated[bool, typer.Option("--headless", help="No live view.")] = False,
     as_json: AsJson = False,
     exchange: Annotated[str, typer.Option(help="Some venues, by commas; default: all.")] = "",
+    trading: Annotated[
+        bool, typer.Option("--trading", help="A strategy that trades on a simulated Binance.")
+    ] = False,
 ) -> None:
     """Simulated venues, a gateway and a live view: no configuration, key or network."""
+    if trading:
+        from k4.runner import demo_trading
+
+        quiet = headless or as_json
+        raise typer.Exit(demo_trading.run(seconds=seconds, headless=quiet, as_json=as_json))
     from k4.runner import demo as show
 
     exchanges = [name for name in exchange.split(",") if name]

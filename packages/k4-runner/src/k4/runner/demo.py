@@ -17,7 +17,7 @@ import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -142,8 +142,8 @@ class Venues:
         self.endpoints: dict[str, dict[str, str]] = {}
 
     @classmethod
-    async def open(cls, venues: Sequence[str]) -> Venues:
-        """Start them, their markets at rest."""
+    async def open(cls, venues: Sequence[str], trading: Mapping[str, Any] | None = None) -> Venues:
+        """Start them, their markets at rest. trading: a `TradingSpec`, where one trades."""
         spec = {
             "venues": [
                 {"name": name, "products": MARKETS[name], "pace": {"start": False}}
@@ -151,6 +151,7 @@ class Venues:
             ],
             # Lines of one host would else tie for ever, the first to connect ahead.
             "faults": [{"fault": "jitter", "ms": JITTER_MS, "ordered": True}],
+            "trading": trading,
         }
         self = cls(await _spawn("k4.runner.sim", "--json", json.dumps(spec), "--control"))
         self.endpoints = (await self._read())["endpoints"]
@@ -356,16 +357,35 @@ def run(*, seconds: float, headless: bool, as_json: bool, exchanges: Sequence[st
     return asyncio.run(_run(seconds, headless, as_json, venues))
 
 
-async def _run(seconds: float, headless: bool, as_json: bool, venues: Sequence[str]) -> int:
-    demo = Demo(SystemClock(), venues=venues, headless=headless, as_json=as_json)
+class Show(Protocol):
+    """What can be shown: the demo of market data, or that of trading."""
+
+    prefix: str
+
+    def end(self) -> None:
+        """Come to the end."""
+        ...
+
+    async def show(self, seconds: float, folder: Path) -> dict[str, Any]:
+        """Run for `seconds` (0: until `end`); returns the summary."""
+        ...
+
+
+async def played(demo: Show, seconds: float) -> dict[str, Any]:
+    """The summary of a demo that a signal may end, with nothing left of it afterwards."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, demo.end)
     with tempfile.TemporaryDirectory(prefix="k4-demo-") as folder:
         try:
-            summary = await demo.show(seconds, Path(folder))
+            return await demo.show(seconds, Path(folder))
         finally:
             _clean_up(demo.prefix)
+
+
+async def _run(seconds: float, headless: bool, as_json: bool, venues: Sequence[str]) -> int:
+    demo = Demo(SystemClock(), venues=venues, headless=headless, as_json=as_json)
+    summary = await played(demo, seconds)
     if as_json:
         _print(summary)
     else:
