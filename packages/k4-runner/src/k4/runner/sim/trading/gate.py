@@ -1,7 +1,7 @@
 """What a request must pass before the product looks at it, in the order of the venue's checks.
 
-Firewall and limits, then key, mandatory parameters, time, signature, unread parameters. (The real
-order is not confirmed; this is the one that clients are built for.)
+Firewall and limits, then key, mandatory parameters, time, signature, unread parameters. No official
+text confirms this order, so a client must not rely on it.
 """
 
 from __future__ import annotations
