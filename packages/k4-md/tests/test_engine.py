@@ -48,9 +48,12 @@ class Venue:
         self.delivered: dict[str, set[int]] = {symbol: set() for symbol in SYMBOLS}
         self.rate = 20.0
         self.running = True
+        self.hangs = False  # no answer to any handshake
         clock.call_later(0.0, self.live)
 
     def meet(self, peer: MemoryPeer) -> None:
+        if self.hangs:
+            return
         status = self.refuse(peer)
         if status:
             peer.refuse(status)
@@ -319,6 +322,45 @@ def test_a_successor_that_never_delivers_is_given_up(make: Callable[..., Case]) 
     case.clock.advance(65.0)
     assert old.open
     assert case.figures()["abandoned"] >= 1
+    case.settle()
+    case.assert_nothing_lost()
+
+
+def test_a_successor_of_a_slow_stream_is_not_trusted_at_once(make: Callable[..., Case]) -> None:
+    """Nothing came between its ack and the first look: that alone proves nothing."""
+    case = make(lines=1)
+    case.venue.rate = 3.0
+    case.clock.advance(5.0)
+    old = case.peers()[0]
+    told = case.venue.told
+
+    def silent(peer: MemoryPeer, data: bytes) -> None:
+        told(peer, data)
+        if peer is not old:
+            case.venue.mute.add(peer)
+
+    case.venue.told = silent  # type: ignore[method-assign]
+    old.text(b'{"e":"serverShutdown","E":1786613159749}')
+    case.clock.advance(20.0)
+    assert old.open
+    case.settle()
+    case.assert_nothing_lost()
+
+
+def test_a_silent_line_does_not_wait_for_a_successor_that_hangs(make: Callable[..., Case]) -> None:
+    case = make(lines=3, stall_timeout_sec=10.0)
+    case.clock.advance(5.0)
+    first, second, third = case.peers()
+    case.venue.hangs = True
+    third.text(b'{"e":"serverShutdown","E":1786613159749}')
+    case.clock.advance(1.0)
+    case.venue.hangs = False
+    case.venue.mute.add(first)
+    case.clock.advance(10.0)
+    assert not first.open
+    assert second.open
+    assert len(case.peers()) == 3
+    assert case.figures()["abandoned"] == 1
     case.settle()
     case.assert_nothing_lost()
 

@@ -27,6 +27,7 @@ from k4.md.slots import Slot
 
 MOST_REFUSALS = 2048  # remembered by topic: what a venue sends must not fill the memory
 MEASURE_EVERY = 15.0  # seconds between two measurements of a line's round trip
+OVERLAP = 0.1  # of the stall timeout: what a successor serves beside its predecessor at least
 REFUSED = (400, 401, 403, 404)  # handshake answers that time does not mend
 
 
@@ -266,9 +267,19 @@ class Stream:
     # Replacement
 
     def replace(self, line: Line, reason: str) -> bool:
-        """Make a successor of `line`. One at a time; False where one is already being made."""
-        if self.succession is not None or self._stopped or line not in self.lines:
+        """Make a successor of `line`. One at a time; False where one is already being made.
+
+        A silent line does not wait for the successor of a line that still serves: that one is given
+        up where it has had its time.
+        """
+        if self._stopped or line not in self.lines:
             return False
+        if self.succession is not None:
+            waited = self._clock.monotonic() - self.succession.began
+            patient = waited < self._settings.stall_timeout / 4
+            if reason != "stall" or self.succession.reason == "stall" or patient:
+                return False
+            self._abandon(self.succession)
         new = self._open(heir_of=line)
         self.succession = Succession(line, new, reason, self._clock.monotonic())
         self.log.info("replacing line", line=line.id, by=new.id, reason=reason)
@@ -325,7 +336,7 @@ class Stream:
         ):
             self._take_over(succession)
             return
-        if new.up and succession.target is None:
+        if new.up and succession.target is None and self._overlapped(succession):
             seen, own = old.port.seen, old.port.own
             succession.target = (
                 {slot: own[slot] for slot in self._slots if seen[slot] > new.acked_ns}
@@ -333,9 +344,20 @@ class Stream:
                 else {}
             )
         if self._clock.monotonic() - succession.began > self.feed.limits.rotation_deadline:
-            self.counts["abandoned"] += 1
-            self.log.warning("replacement abandoned", line=old.id, by=new.id)
-            self._give_up(succession)
+            self._abandon(succession)
+
+    def _overlapped(self, succession: Succession) -> bool:
+        """Whether both have served long enough side by side for silence to tell something. A line
+        that is down or silent is not waited for."""
+        if succession.reason == "stall" or not succession.old.up:
+            return True
+        overlap = self._clock.time_ns() - succession.new.acked_ns
+        return overlap >= self._settings.stall_timeout * OVERLAP * 1e9
+
+    def _abandon(self, succession: Succession) -> None:
+        self.counts["abandoned"] += 1
+        self.log.warning("replacement abandoned", line=succession.old.id, by=succession.new.id)
+        self._give_up(succession)
 
     def _give_up(self, succession: Succession) -> None:
         self.succession = None
