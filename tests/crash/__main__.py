@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import sys
 import time
 from collections import Counter
@@ -38,6 +39,8 @@ def main() -> int:
     chosen = [
         case for case in cases(options.runs, options.seed) if options.only in (None, case.number)
     ]
+    # A peer that dies in the middle of a request is no news to the venue here.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     began = time.monotonic()
     results = uvloop.run(_all(chosen, options))
     summary = summarize(results, options.factor, time.monotonic() - began)
