@@ -1,0 +1,338 @@
+"""What a duplicate costs: four lines bring the same frames, three of four copies are thrown away.
+
+    python benchmarks/duplicates.py [--messages N] [--rounds R] [--only binance,okx] [--json]
+
+The floor is what `flat.py`, which is one line without any copies, spends on a bookTicker frame
+above its transport. K4 runs with its ledger and the lag of every line. Two measurements:
+
+in process  the lines of K4 take the frames in turns of 64, every line its own copy of the bytes,
+            as from its own socket. `winner` brings an update first, `copy` brings the same bytes
+            again, `decoded` the same update in other bytes (so it must be decoded to be known).
+            A call that does nothing in the same loop is taken off; CPU ns, the best of the rounds.
+sockets     `k4-runner run` with four lines and with two, and the same transport with a receiver
+            that does nothing: half of what the two more lines cost is a copy, less what the
+            transport costs. The floor likewise: `flat.py`, less its own loop without a handler.
+            CPU ns, the median of the rounds.
+
+Target: a copy costs at most half of the floor, of SBE at most a third.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import flat
+import uvloop
+from hot_path import Nobody
+from socket_to_store import Venue, chunks_of, cpu_seconds, pinned, program, quotes, symbols_of
+from socket_to_store import flat as flat_program
+from venue_frames import CASES, SYMBOL, Case
+from venues import chosen, frames, k4, name_of
+
+from k4.core.clock import SystemClock
+from k4.core.config import ConnectionConfig, ProductConfig
+from k4.core.enums import KIND_BY_LABEL
+from k4.core.liveness import Watch
+from k4.core.ring import RingWriter
+from k4.core.transport import Closed, Connection, Dial, choose
+from k4.md.arbiter import Arbiter
+from k4.md.exchanges import find
+from k4.md.line import Line
+
+LINES = 4
+TURN = 64  # frames that one line takes before the next
+SLOTS = 100_000
+TARGET, SBE_TARGET = 1 / 2, 1 / 3  # of the floor
+PRODUCTS = {"futures": {"bybit": "linear"}}
+QUOTES = CASES[0]  # the floor's frames
+
+Hear = Callable[[bytes, int, int], None]
+
+
+# -- in process ------------------------------------------------------------------------------------
+
+
+def lines_of(case: Case) -> list[Line]:
+    """Lines of the case's feed, all on one arbiter."""
+    exchange, kind = find(case.exchange), KIND_BY_LABEL[case.kind]
+    product = exchange.product(PRODUCTS.get(case.product, {}).get(case.exchange, case.product))
+    wanted = ProductConfig(
+        name=product.name, symbols=(SYMBOL,), kinds=(kind,), lines=LINES, **case.section
+    )
+    config = ConnectionConfig(
+        exchange=case.exchange,
+        products=(wanted,),
+        endpoints={case.endpoint: ("ws://127.0.0.1/stream",)},
+    )
+    (feed,) = exchange.feeds(config, {(product.name, SYMBOL): product.rule(SYMBOL)})
+    arbiter = Arbiter(
+        product_type=case.product_type,
+        symbols=[SYMBOL],
+        channels=feed.channels,
+        rings={kind: RingWriter.in_memory(kind, [SYMBOL], SLOTS)},
+        limits=feed.limits,
+        shared=True,
+        now_ns=time.time_ns(),
+    )
+    lines = [Line(i, feed, arbiter, Nobody(), Watch([], 1)) for i in range(LINES)]
+    for line in lines:
+        line.port.serving_ns = time.time_ns()
+        line.link_opened(Nobody())  # type: ignore[arg-type]
+    return lines
+
+
+def turns(hears: Sequence[Hear], payloads: Sequence[Sequence[bytes]]) -> list[float]:
+    """ns per frame and line; `payloads` has every line's own."""
+    now, count = time.time_ns, len(payloads[0])
+    spent = [0] * len(hears)
+    for at in range(0, count, TURN):
+        for i, hear in enumerate(hears):
+            batch = payloads[i][at : at + TURN]
+            began = time.thread_time_ns()
+            for payload in batch:
+                hear(payload, now(), 1)
+            spent[i] += time.thread_time_ns() - began
+    return [ns / count for ns in spent]
+
+
+def nothing(payload: bytes, received_ns: int, opcode: int) -> None:
+    """The null receiver."""
+
+
+def own_copies(case: Case, messages: int, *, differ: bool) -> list[list[bytes]]:
+    """Every line's frames: objects of its own, whose hashes nobody has computed yet."""
+    tail = b"\0" if case.binary else b" "  # both formats ignore it
+    made = [case.payload(i) for i in range(messages)]
+    return [[b"".join((one, tail * (i * differ))) for one in made] for i in range(LINES)]
+
+
+def in_process(case: Case, messages: int) -> dict[str, float]:
+    """ns per frame of the first and of the further copies, above a receiver that does nothing."""
+    found = {}
+    for differ in (False, True):
+        payloads = own_copies(case, messages, differ=differ)
+        loop = statistics.mean(turns([nothing] * LINES, payloads))
+        payloads = own_copies(case, messages, differ=differ)
+        lines = lines_of(case)
+        times = turns([line.message for line in lines], payloads)
+        check(lines, messages)
+        found["decoded" if differ else "copy"] = statistics.mean(times[1:]) - loop
+        found.setdefault("winner", times[0] - loop)
+    return found
+
+
+def check(lines: Sequence[Line], messages: int) -> None:
+    """That what was measured is what it says: one winner, three lines of copies."""
+    wins = [line.port.wins for line in lines]
+    copies = [line.port.duplicates for line in lines]
+    if sum(wins) != messages or wins[0] != messages or copies[1:] != [messages] * (LINES - 1):
+        raise SystemExit(f"wins {wins}, copies {copies} of {messages}")
+
+
+def floor_in_process(messages: int) -> float:
+    """ns of `flat.py`'s handler, above a handler that does nothing."""
+
+    def timed(call: Callable[[memoryview], object], payloads: Sequence[memoryview]) -> float:
+        began = time.thread_time_ns()
+        for payload in payloads:
+            call(payload)
+        return (time.thread_time_ns() - began) / len(payloads)
+
+    payloads = [memoryview(QUOTES.payload(i)) for i in range(messages)]
+    size = flat.HEADER + flat.INSTRUMENT + SLOTS * flat.RECORD.size + flat.TRAILER
+    handler = flat.make_handler(bytearray(size), [SYMBOL], SLOTS, 0)
+    return timed(handler, payloads) - timed(lambda payload: None, payloads)
+
+
+# -- over sockets ----------------------------------------------------------------------------------
+
+
+class Deaf:
+    """A receiver of K4's transport that does nothing with a message."""
+
+    def __init__(self) -> None:
+        self.message = nothing
+        self.ended = asyncio.get_running_loop().create_future()
+        self._connection: Connection | None = None
+
+    def opened(self, connection: Connection, /) -> None:
+        self._connection = connection
+        connection.send_text(b"subscribe")
+
+    def pinged(self, payload: bytes, /) -> None:
+        if self._connection is not None:
+            self._connection.pong(payload)
+
+    def ponged(self, payload: bytes, /) -> None: ...
+
+    def closed(self, how: Closed, /) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+async def listen(port: int, lines: int) -> None:
+    """K4's transport with nobody behind it."""
+    transport = choose("auto", SystemClock())
+    url, deaf = f"ws://127.0.0.1:{port}/stream", [Deaf() for _ in range(lines)]
+    attempts = [transport.connect(Dial(url=url), one) for one in deaf]
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    await asyncio.gather(*(one.ended for one in deaf))
+    del attempts
+
+
+@contextmanager
+def null(mode: str, port: int) -> Iterator[list[int]]:
+    """A null receiver as a process: `k4`, the transport; `flat`, the floor's loop."""
+    command = [sys.executable, __file__, "--null", mode, "--port", str(port)]
+    with program([*pinned(), *command]) as process:
+        yield [process.pid]
+
+
+def cpu_ns(pids: Sequence[int], venue: Venue, lines: int, chunks: Sequence[bytes], n: int) -> float:
+    """CPU ns per update that every one of the lines brings."""
+    clients = [venue.accept() for _ in range(lines)]
+    time.sleep(0.7)  # start-up is not what is measured
+    before = sum(map(cpu_seconds, pids))
+    for chunk in chunks:  # a backlog would let a line run ahead by more than the others ever do
+        for client in clients:
+            client.sendall(chunk)
+        for client in clients:
+            settle(client)
+    used = sum(map(cpu_seconds, pids)) - before
+    for client in clients:
+        client.close()
+    venue.listener.close()
+    return used / n * 1e9
+
+
+def settle(client: socket.socket) -> None:
+    """Wait until everything was read: a ping sent after it is answered."""
+    client.sendall(b"\x89\x00")
+    data = b""
+    while True:
+        while len(data) < 6 or len(data) < 6 + (data[1] & 127):
+            more = client.recv(4096)
+            if not more:
+                raise SystemExit("the client left")
+            data += more
+        opcode, length = data[0] & 15, data[1] & 127  # control frames and short texts only
+        data = data[6 + length :]
+        if opcode == 10 and not length:
+            return
+
+
+def over_sockets(case: Case, messages: int) -> dict[str, float]:
+    """CPU ns per frame: the transport alone, and a copy above it."""
+    chunks = chunks_of(frames(case, messages))
+    total = {}
+    for lines in (2, LINES):
+        venue = Venue(case.ack)
+        with k4(case, venue.port, f"k4bench_{os.getpid()}_copies", lines) as pids:
+            total[lines] = cpu_ns(pids, venue, lines, chunks, messages)
+    venue = Venue(case.ack)
+    with null("k4", venue.port) as pids:
+        transport = cpu_ns(pids, venue, LINES, chunks, messages) / LINES
+    copy = (total[LINES] - total[2]) / (LINES - 2) - transport
+    return {"transport": transport, "copy": copy, "updates": total[LINES]}
+
+
+def floor_over_sockets(messages: int) -> float:
+    """CPU ns per frame of `flat.py` above its loop without a handler."""
+    chunks = chunks_of(quotes(messages, symbols_of(1), 10**10))
+    found = []
+    venue, store = Venue(), f"k4bench_{os.getpid()}_flat"
+    with flat_program(venue.port, store, symbols_of(1), False) as pids:
+        found.append(cpu_ns(pids, venue, 1, chunks, messages))
+    venue = Venue()
+    with null("flat", venue.port) as pids:
+        found.append(cpu_ns(pids, venue, 1, chunks, messages))
+    return found[0] - found[1]
+
+
+def run_null(mode: str, port: int) -> None:
+    """What a null receiver's process does."""
+    if mode == "flat":
+        url = f"ws://127.0.0.1:{port}/stream"
+        uvloop.run(flat.run(url, [SYMBOL], lambda payload: None, False))
+    else:
+        uvloop.run(listen(port, LINES))
+
+
+# -- figures ---------------------------------------------------------------------------------------
+
+
+def measure(cases: Sequence[Case], options: argparse.Namespace) -> Iterator[dict[str, object]]:
+    """One row per case and measurement; the floor is measured in every round, too."""
+    floors: list[float] = []
+    rows: dict[str, list[dict[str, float]]] = {name_of(case): [] for case in cases}
+    for _ in range(options.rounds):
+        floors.append(floor_in_process(options.messages))
+        for case in cases:
+            rows[name_of(case)].append(in_process(case, options.messages))
+    for case in cases:
+        found = rows[name_of(case)]
+        best = {name: min(row[name] for row in found) for name in found[0]}
+        yield row_of(case, "in process", min(floors), best)
+    if options.in_process:
+        return
+    floors = []
+    rows = {name_of(case): [] for case in cases}
+    for _ in range(options.rounds):
+        floors.append(floor_over_sockets(options.messages))
+        for case in cases:
+            rows[name_of(case)].append(over_sockets(case, options.messages))
+    for case in cases:
+        found = rows[name_of(case)]
+        middle = {name: statistics.median(row[name] for row in found) for name in found[0]}
+        yield row_of(case, "sockets", statistics.median(floors), middle)
+
+
+def row_of(case: Case, where: str, floor: float, ns: dict[str, float]) -> dict[str, object]:
+    ratio, target = ns["copy"] / floor, SBE_TARGET if case.binary else TARGET
+    row: dict[str, object] = {"type": "duplicates", "where": where, "case": name_of(case)}
+    row |= {"floor_ns": round(floor), "ns": {name: round(value) for name, value in ns.items()}}
+    return row | {"ratio": round(ratio, 3), "target": round(target, 3), "met": ratio <= target}
+
+
+def main() -> None:
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="binance", help="names or beginnings, by comma")
+    parser.add_argument("--in-process", action="store_true", help="leave the sockets out")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--null", help=argparse.SUPPRESS)  # run as a null receiver
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.null:
+        run_null(options.null, options.port)
+        return
+    gc.disable()
+    for row in measure(chosen(options.only), options):
+        if options.json:
+            print(json.dumps(row), flush=True)
+            continue
+        costs = ", ".join(f"{name} {value}" for name, value in row["ns"].items())  # type: ignore[attr-defined]
+        print(
+            f"{row['where']:12}{row['case']:22}{costs}; floor {row['floor_ns']}; "
+            f"copy / floor {row['ratio']} (target {row['target']}"
+            f"{'' if row['met'] else ', missed'})",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
