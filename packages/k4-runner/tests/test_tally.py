@@ -44,7 +44,7 @@ def test_what_was_delivered_is_owed(ledger: Ledger) -> None:
     owed = ledger.owed()
     assert owed[TRADES].tolist() == [1, 2, 3]
     assert owed[BOOKS].tolist() == [10, 12]
-    assert ledger.frames == 8
+    assert ledger.sent == 8
 
 
 def test_what_is_owed_and_not_held_is_lost(ledger: Ledger) -> None:

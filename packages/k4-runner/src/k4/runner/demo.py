@@ -341,7 +341,7 @@ class Demo:
         """lost: ids that a line delivered and no store held. unread: what this reader missed."""
         return {
             "type": "summary",
-            "sent": ledger.frames,
+            "sent": ledger.sent,
             "published": collector.published,
             "duplicates": sum(receipt["duplicates"] for receipt in receipts),
             "lost": lost(ledger.owed(), collector.held()),
@@ -390,7 +390,7 @@ async def _run(seconds: float, headless: bool, as_json: bool, venues: Sequence[s
         _print(summary)
     else:
         sys.stdout.write(
-            "{sent:,} frames sent on {lines} lines a stream, {published:,} records published, "
+            "{sent:,} updates sent on {lines} lines a stream, {published:,} records published, "
             "{duplicates:,} duplicates dropped, {lost:,} lost\n".format(**summary)
         )
     return 1 if summary["lost"] or summary["unread"] else 0

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from k4.core.enums import KIND_BY_LABEL, Kind
+from k4.runner.sim.ledger import updates
 
 ID_FIELD = {
     Kind.BOOKTICKER: "update_id",
@@ -45,9 +46,10 @@ class Ledger:
             self._arrays = {name: arrays[name] for name in arrays.files}
 
     @property
-    def frames(self) -> int:
-        """Data frames sent, all connections."""
-        return int(self._head["frames"])
+    def sent(self) -> int:
+        """Updates sent, all connections; a frame may carry several."""
+        logs = (keys for name, keys in self._arrays.items() if name.startswith("sent/"))
+        return sum(updates(keys) for keys in logs)
 
     def owed(self) -> dict[Market, Ids]:
         """The ids that a gateway must have published."""

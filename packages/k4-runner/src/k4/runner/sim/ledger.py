@@ -371,6 +371,11 @@ def _runs(sent: array[int], series: int) -> tuple[npt.NDArray[np.int64], npt.NDA
     return keys >> _COUNT_BITS & _ROW_MASK, keys & _COUNT_MASK
 
 
+def updates(sent: npt.NDArray[np.int64]) -> int:
+    """How many updates the frames of one connection carried (its `sent` of a dump)."""
+    return int((sent & _COUNT_MASK).sum())
+
+
 def _by_generation(table: npt.NDArray[np.void], mask: npt.NDArray[np.bool_] | None) -> Ids:
     chosen = table if mask is None else table[mask]
     return {
