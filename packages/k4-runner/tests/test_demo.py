@@ -43,7 +43,7 @@ def test_it_runs_headless_and_its_last_object_is_the_summary() -> None:
     rows = [json.loads(line) for line in out.splitlines()]
     summary = rows[-1]
     assert summary["type"] == "summary"
-    assert summary["sent"] >= summary["published"] + summary["duplicates"]
+    assert summary["sent"] > summary["published"]  # a history that repeats is a duplicate, not sent
     assert summary["published"] > 500
     assert summary["duplicates"] > 500
     assert (summary["lost"], summary["unread"]) == (0, 0)
