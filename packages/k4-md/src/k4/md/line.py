@@ -134,14 +134,17 @@ class Line:
                     seen[slot] = received_ns
                     port.duplicates += 1
                     if not mask & bit:
+                        entry[2] = mask | bit
                         lag = received_ns - first_ns
                         if 0 <= lag < FINE_NS:
-                            lag_bins[lag // BIN_NS] += 1
+                            at = lag // BIN_NS
+                            lag_bins[at] += 1
+                            if mask == winner.bit:
+                                winner.wait.bins[at] += 1
                         else:
                             add_lag(lag)
-                        if mask == winner.bit:
-                            winner.wait.add(lag)
-                        entry[2] = mask | bit
+                            if mask == winner.bit:
+                                winner.wait.add(lag)
                     return
             port.entry = None
             port.calls = 0
