@@ -164,13 +164,14 @@ class Engine:
     def prepare(self) -> None:
         """Make stores and arbiters. Raises StoreError, after closing what was made."""
         by_name = {product.name: product for product in self.config.products}
+        stores: dict[Kind, Store] = {}
         groups: dict[str, list[Feed]] = {}
         for feed in self.feeds:
             groups.setdefault(feed.group, []).append(feed)
         try:
             for name, feeds in groups.items():
                 product = by_name[name.partition(".")[2]]
-                stores: dict[Kind, Store] = {}
+                stores = {}
                 group_stores = {channel.kind for feed in feeds for channel in feed.channels}
                 for kind in sorted(group_stores):
                     stores[kind] = self._stores(product, kind)
