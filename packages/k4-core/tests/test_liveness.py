@@ -104,3 +104,15 @@ def test_what_nothing_proves_is_asked_once_then_renewed_ever_more_rarely() -> No
     times = [t for t, silence in found[1:] if silence is Silence.UNPROVEN]
     assert len(times) == len(found) - 1
     assert times[:4] == [21.0, 41.0, 81.0, 161.0]
+
+
+def test_a_book_that_was_asked_for_again_is_owed_again() -> None:
+    case = Case(Duty(owes_snapshot=True, repeats_ns=0))
+    case.bring(2.0)
+    case.look(2.0)
+    case.watch.owe(0, 3 * SECOND)
+    assert [case.look(t) for t in every(3.0, 8.0)] == [[]] * 10
+    assert case.look(8.0) == [Finding(0, Silence.OWED)]
+    case.bring(8.1)
+    assert case.look(8.2) == []
+    assert case.look(17.0) == []

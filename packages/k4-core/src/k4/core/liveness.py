@@ -62,6 +62,12 @@ class Watch:
         self._marks = [0] * size  # the witnesses' progress when it was last heard
         self._step = [stall_ns] * size  # silence after which something is done next
         self._asked = [False] * size
+        self._owed = [0] * size  # when a book was asked for anew, 0 never
+
+    def owe(self, channel: int, now_ns: int) -> None:
+        """The channel was subscribed again: where its venue owes a snapshot, it owes another."""
+        if self._duties[channel].owes_snapshot:
+            self._owed[channel] = now_ns
 
     def begin(self, now_ns: int) -> None:
         """The line is subscribed from now on. Its patience with quiet channels stays."""
@@ -70,6 +76,7 @@ class Watch:
             self._since[i] = now_ns
             self._missed[i] = 0
             self._marks[i] = -1
+            self._owed[i] = 0
 
     def adopt(self, other: Watch) -> None:
         """Go on with the patience that a predecessor gained on channels where nothing is proved."""
@@ -119,8 +126,9 @@ class Watch:
             if now_ns - self._missed[i] >= self._proved:
                 return Silence.WITNESSED
             return None
-        if duty.owes_snapshot and not self._seen[i]:
-            return Silence.OWED if now_ns - since >= self._proved else None
+        owed = self._owed[i]
+        if duty.owes_snapshot and (not self._seen[i] or self._seen[i] < owed):
+            return Silence.OWED if now_ns - max(since, owed) >= self._proved else None
         if duty.repeats_ns:
             due = since + duty.repeats_ns
             return Silence.OWED if now_ns - due >= self._proved else None

@@ -263,6 +263,8 @@ class Stream:
         for op in ("unsubscribe", "subscribe"):
             for request in self.feed.requests(op, channels):
                 line.link.send(request)
+        for channel in channels:
+            line.watch.owe(self._slots.index(channel.slot), self._clock.time_ns())
 
     # Replacement
 
