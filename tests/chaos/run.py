@@ -26,6 +26,7 @@ from .clock import FastClock, Pace
 from .gateway import Spec
 from .reading import Reading
 
+CALM_SEC = 12.0  # of the venue's time: longer than a line's replacement may take
 READ_SEC = 0.02  # of real time: hundreds of times within a ring's length
 READY_SEC = 60.0
 STOP_SEC = 30.0
@@ -234,6 +235,7 @@ async def _live(plan: Plan, venues: SimVenues, gateway: Gateway, reading: Readin
         if since > RESET_SEC and len(reset) <= RESETS:
             venues.inject({"fault": "id_reset"})
             reset.append(venues.clock.monotonic())
+            return False
         frames = sum(len(log.sent) for log in venues.ledger.connections)
         return (
             since > PROOF_SEC
@@ -245,8 +247,8 @@ async def _live(plan: Plan, venues: SimVenues, gateway: Gateway, reading: Readin
 
     await _until(reached, gateway, plan.limit)
     server.pump.stop()
-    # Resets that are still to be proved, frames that are still late.
-    calm = loop.time() + 4.0 / plan.factor + 0.2
+    # Resets that are still to be proved, frames that are still late, books that are to be healed.
+    calm = loop.time() + CALM_SEC / plan.factor + 0.2
     await _until(lambda: loop.time() > calm, gateway, READY_SEC)
     reading.take()
 
