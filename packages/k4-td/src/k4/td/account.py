@@ -55,6 +55,7 @@ from k4.td.filters import SymbolRules
 from k4.td.journal import Journal
 from k4.td.kill import KillSwitch
 from k4.td.orders import Orders, name_of
+from k4.td.owed_fills import OwedFills, owed
 from k4.td.quotes import Quote, Quotes
 from k4.td.recovery import Recovery
 from k4.td.request import Request
@@ -110,6 +111,7 @@ class Account:
         self.resolver = Resolver(self)
         self._recovery = Recovery(self)
         self._amender = Amender(self)
+        self._owed_fills = OwedFills(self)
 
     # Life.
 
@@ -426,8 +428,7 @@ class Account:
     async def complete_fills(self, key: str) -> None:
         """Fetch the executions that the order's cumulative figure includes and no event told."""
         state = self.known(key)
-        told = sum((fill.quantity for fill in state.fills.values()), ZERO)
-        if state.foreign or not state.order_id or told >= state.executed:
+        if not owed(state):
             return
         for fill in await self.venue.order_fills(state.order.symbol, state.order_id):
             self.late_fill(fill)
@@ -514,6 +515,7 @@ class Account:
             except JournalError as error:
                 self.complain(error.code, error.message, error.remedy, key)
         self._filled(state, fills)
+        self._owed_fills.watch(state)
         if before is None or states.view(before) != states.view(state):
             update = states.view(state)
             self.emit(ForeignOrder(update) if state.foreign else OrderChanged(update))
