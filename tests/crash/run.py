@@ -29,6 +29,7 @@ from .traders import ASK, BID, SYMBOLS, Phone, Trader
 from .worker import PLAN, Plan
 
 ROOT = Path(__file__).parents[2]
+JOURNAL = "journal.db"
 DEEP = "1000000"  # of the market's own size at its bid and offer
 
 ACTS = 25  # that every strategy does at least
@@ -146,7 +147,7 @@ def configuration(case: Case, venue: SimTrading, folder: Path, module: str) -> P
     entry = {
         **venue.config_entries(ACCOUNT, folder, case.algorithm),
         "name": "crash",
-        "journal": str(folder / "journal.db"),
+        "journal": str(folder / JOURNAL),
         "journal_sync": case.sync,
         "socket": str(folder / "td.sock"),
         "listen_key_refresh_secs": KEY_REFRESH_SEC,
@@ -214,6 +215,7 @@ async def _play(
         Trader(account, venue, phone, case.seed, f"c{case.number}")
         for account, phone in zip(SYMBOLS, phones, strict=True)
     ]
+    observer = Phone(str(folder / "td.sock"), "observer", False, clock)
     keeping = asyncio.ensure_future(gateway.keep())
     trading = asyncio.gather(*(trader.trade(enough) for trader in traders))
     broken: list[str] = []
@@ -230,14 +232,14 @@ async def _play(
             broken.append("strategies did not learn in time how their orders stand")
         else:
             trading.result()
-            broken += await _settled(phones[0], venue)
-            for trader in traders:
-                await trader.look_back()
+            venue.injector.stop()
+            for phone in phones:
+                await phone.hang_up()  # and their orders go, where they go with their strategy
+            broken += await _settled(observer, venue, folder / JOURNAL)
         gateway.stop()
         await asyncio.wait_for(keeping, STOP_SEC)
-        journal = read_journal(folder / "journal.db")
         told = [(t.account.value, told) for t in traders for told in t.book.values()]
-        broken += judge(venue.ledger, journal, told)
+        broken += judge(venue.ledger, read_journal(folder / JOURNAL), told)
     except Exception as error:
         broken.append(f"{type(error).__name__}: {error}")
     finally:
@@ -245,7 +247,7 @@ async def _play(
             task.cancel()
         gateway.kill()
         await asyncio.gather(trading, keeping, return_exceptions=True)
-        for phone in phones:
+        for phone in (*phones, observer):
             await phone.hang_up()
     summary = venue.ledger.summary()
     return Result(
@@ -260,11 +262,11 @@ async def _play(
     )
 
 
-async def _settled(phone: Phone, venue: SimTrading) -> list[str]:
-    """Wait until the gateway agrees with the venue: all accounts connected, nothing in doubt, and
-    the orders gone that went with a strategy. What it still disagrees about in the end."""
+async def _settled(phone: Phone, venue: SimTrading, journal: Path) -> list[str]:
+    """Wait until the gateway and its journal agree with the venue: all accounts connected, nothing
+    in doubt, and the orders gone that went with a strategy. What they still disagree about in the
+    end."""
     loop = asyncio.get_running_loop()
-    venue.injector.stop()
     deadline = loop.time() + SETTLE_SEC
     found = ["the gateway did not answer"]
     while found and loop.time() < deadline:
@@ -280,7 +282,9 @@ async def _settled(phone: Phone, venue: SimTrading) -> list[str]:
         except OrderError as error:
             found = [f"the gateway cannot say: {error.code} {error.message}"]
         else:
-            found = disagreements(venue.ledger, word)
+            found = disagreements(venue.ledger, word) or judge(
+                venue.ledger, read_journal(journal), []
+            )
         if found:
             await asyncio.sleep(0.05)
     return found

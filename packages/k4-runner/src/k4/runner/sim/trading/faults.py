@@ -354,10 +354,11 @@ class Injector:
             self._schedule(active)
 
     def stop(self) -> None:
+        """Nothing goes wrong from now on, unless it is injected."""
         for active in self._rules:
             for timer in active.timers:
                 timer.cancel()
-            active.timers.clear()
+        self._rules.clear()
 
     def inject(self, rule: AnyFault) -> object:
         """One fault by hand; returns what an act did, else None."""
