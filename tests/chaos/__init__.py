@@ -1,4 +1,4 @@
 """Chaos: a gateway, a simulated venue that does everything wrong, and an account of every record.
 
-`python -m tests.chaos` from the root of the repository; `hatch run chaos` is the same.
+`hatch run chaos`, or `python -m chaos` in the folder `tests`.
 """

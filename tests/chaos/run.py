@@ -67,11 +67,11 @@ class Gateway:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            f"{__package__}.gateway",
+            "chaos.gateway",
             stdin=PIPE,
             stdout=PIPE,
             limit=1 << 24,
-            cwd=Path(__file__).parents[__package__.count(".") + 1] if __package__ else None,
+            cwd=Path(__file__).parents[1],
             env={**os.environ, script.KEY: "chaos"},
         )
         assert process.stdin is not None
