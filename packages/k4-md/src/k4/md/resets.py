@@ -107,6 +107,7 @@ def newer(port: Port, s: Slot, id: int, us: int, values: tuple[Any, ...]) -> boo
         return False
     if id > s.last:
         port.fallen.pop(slot, None)
+        _let_copies_be_known(port, s)
         return True
     own = port.own[slot]
     port.own[slot] = id
@@ -125,6 +126,7 @@ def newer(port: Port, s: Slot, id: int, us: int, values: tuple[Any, ...]) -> boo
         return False
     if us and _proves_reset(port.arbiter, s, id, us):
         _open(port.arbiter, s, us, id)
+        _let_copies_be_known(port, s)
         return True
     if s.gaps is not None:  # of this generation; a reset's id would look like a very late one
         s.gaps.offer(id, port.now)
@@ -172,7 +174,18 @@ def fresh(
             s.too_late += 1
         _copy(port, s, id)
         port.own[slot] = us if s.unordered else id
+    elif verdict is Verdict.NEW and doubted is None:
+        _let_copies_be_known(port, s)
     return publish
+
+
+def _let_copies_be_known(port: Port, s: Slot) -> None:
+    """Leave it to the publication to be counted as the call that it is, so that the line knows the
+    frame's copies by their bytes. After a reset in a stream without times it must not: there a
+    copy has to pass `admits`, which notes to which generation its line belongs.
+    """
+    if s.floor_us or not s.gate:
+        port.calls -= 1
 
 
 def skipped(port: Port, s: Slot, id: int) -> None:
