@@ -3,7 +3,8 @@
     python benchmarks/duplicates.py [--messages N] [--rounds R] [--only binance,okx] [--json]
 
 The floor is what `flat.py`, which is one line without any copies, spends on a bookTicker frame
-above its transport. K4 runs with its ledger and the lag of every line. Two measurements:
+above its transport; beside it stands the floor of the case's own frames, a flat loop of
+`venue_frames.py`. K4 runs with its ledger and the lag of every line. Two measurements:
 
 in process  the lines of K4 take the frames in turns of 64, every line its own copy of the bytes,
             as from its own socket. `winner` brings an update first, `copy` brings the same bytes
@@ -14,7 +15,7 @@ sockets     `k4-runner run` with four lines and with two, and the same transport
             transport costs. The floor likewise: `flat.py`, less its own loop without a handler.
             CPU ns, the median of the rounds.
 
-Target: a copy costs at most half of the floor, of SBE at most a third.
+Target: a copy costs at most half of `flat.py`'s floor, of SBE at most a third.
 """
 
 from __future__ import annotations
@@ -135,12 +136,13 @@ def check(lines: Sequence[Line], messages: int) -> None:
     """That what was measured is what it says: one winner, three lines of copies."""
     wins = [line.port.wins for line in lines]
     copies = [line.port.duplicates for line in lines]
-    if sum(wins) != messages or wins[0] != messages or copies[1:] != [messages] * (LINES - 1):
-        raise SystemExit(f"wins {wins}, copies {copies} of {messages}")
+    waits = lines[0].port.wait.count
+    if wins[0] != messages or copies[1:] != [messages] * (LINES - 1) or waits != messages:
+        raise SystemExit(f"wins {wins}, copies {copies}, waits {waits} of {messages}")
 
 
-def floor_in_process(messages: int) -> float:
-    """ns of `flat.py`'s handler, above a handler that does nothing."""
+def floor_in_process(case: Case, handler: Callable[[memoryview], object], messages: int) -> float:
+    """ns of a flat loop's handler, above a handler that does nothing."""
 
     def timed(call: Callable[[memoryview], object], payloads: Sequence[memoryview]) -> float:
         began = time.thread_time_ns()
@@ -148,10 +150,15 @@ def floor_in_process(messages: int) -> float:
             call(payload)
         return (time.thread_time_ns() - began) / len(payloads)
 
-    payloads = [memoryview(QUOTES.payload(i)) for i in range(messages)]
-    size = flat.HEADER + flat.INSTRUMENT + SLOTS * flat.RECORD.size + flat.TRAILER
-    handler = flat.make_handler(bytearray(size), [SYMBOL], SLOTS, 0)
+    payloads = [memoryview(case.payload(i)) for i in range(messages)]
     return timed(handler, payloads) - timed(lambda payload: None, payloads)
+
+
+def flat_handler() -> Callable[[memoryview], object]:
+    """The handler of `flat.py`."""
+    size = flat.HEADER + flat.INSTRUMENT + SLOTS * flat.RECORD.size + flat.TRAILER
+    handler: Callable[[memoryview], object] = flat.make_handler(bytearray(size), [SYMBOL], SLOTS, 0)
+    return handler
 
 
 # -- over sockets ----------------------------------------------------------------------------------
@@ -278,12 +285,15 @@ def measure(cases: Sequence[Case], options: argparse.Namespace) -> Iterator[dict
     floors: list[float] = []
     rows: dict[str, list[dict[str, float]]] = {name_of(case): [] for case in cases}
     for _ in range(options.rounds):
-        floors.append(floor_in_process(options.messages))
+        floors.append(floor_in_process(QUOTES, flat_handler(), options.messages))
         for case in cases:
-            rows[name_of(case)].append(in_process(case, options.messages))
+            own = case.floor(bytearray(case.store_size(SLOTS)), SLOTS)
+            found = in_process(case, options.messages)
+            found["own floor"] = floor_in_process(case, own, options.messages)
+            rows[name_of(case)].append(found)
     for case in cases:
-        found = rows[name_of(case)]
-        best = {name: min(row[name] for row in found) for name in found[0]}
+        runs = rows[name_of(case)]
+        best = {name: min(row[name] for row in runs) for name in runs[0]}
         yield row_of(case, "in process", min(floors), best)
     if options.in_process:
         return
@@ -294,8 +304,8 @@ def measure(cases: Sequence[Case], options: argparse.Namespace) -> Iterator[dict
         for case in cases:
             rows[name_of(case)].append(over_sockets(case, options.messages))
     for case in cases:
-        found = rows[name_of(case)]
-        middle = {name: statistics.median(row[name] for row in found) for name in found[0]}
+        runs = rows[name_of(case)]
+        middle = {name: statistics.median(row[name] for row in runs) for name in runs[0]}
         yield row_of(case, "sockets", statistics.median(floors), middle)
 
 
