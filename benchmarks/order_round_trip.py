@@ -78,7 +78,10 @@ class Venue:
 
 @contextmanager
 def venue() -> Iterator[Venue]:
-    spec = {"venues": [], "trading": {"market": "manual", "limits": LIMITS}}
+    # An account for each, or everybody would be told of everybody's orders.
+    accounts = [{"name": name} for name in ("flat", "own", "process", "full")]
+    trading = {"market": "manual", "limits": LIMITS, "accounts": accounts}
+    spec = {"venues": [], "trading": trading}
     command = (sys.executable, "-m", "k4.runner.sim", "--json", json.dumps(spec), "--control")
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -96,7 +99,7 @@ def venue() -> Iterator[Venue]:
 def entry(found: Venue, folder: Path, name: str, sync: str) -> Json:
     """A `trading` entry of the spot account."""
     return {
-        **found.ask("config", account="main", folder=str(folder)),
+        **found.ask("config", account=name, folder=str(folder)),
         "ubase_enabled": False,
         "cbase_enabled": False,
         "name": name,
@@ -200,7 +203,7 @@ async def in_process(own: Json, count: int) -> list[int]:
     return found
 
 
-class Answers(picows.WSListener):  # type: ignore[misc]  # picows is compiled and has no types
+class Answers(picows.WSListener):
     """One request is under way at a time; its answer is the next text frame."""
 
     def __init__(self) -> None:
@@ -213,7 +216,8 @@ class Answers(picows.WSListener):  # type: ignore[misc]  # picows is compiled an
 
 async def flat(url: str, key: str, secret: bytes, count: int) -> list[int]:
     """Sign, send, wait: the floor."""
-    transport, answers = await picows.ws_connect(Answers, url)
+    answers = Answers()
+    transport, _ = await picows.ws_connect(lambda: answers, url)
     found = []
     try:
         for number in range(WARM_UP + count):
@@ -273,8 +277,9 @@ def measure(orders: int, rounds: int) -> dict[str, Json]:
             sync: stack.enter_context(gateway(found, folder, sync)) for sync in ("process", "full")
         }
         own = entry(found, folder, "own", "process")
-        key = Path(own["api_key"]["file"]).read_text()
-        secret = Path(own["secret_key"]["file"]).read_bytes()
+        flat_keys = entry(found, folder, "flat", "process")
+        key = Path(flat_keys["api_key"]["file"]).read_text()
+        secret = Path(flat_keys["secret_key"]["file"]).read_bytes()
         for _ in range(rounds):
             part = {
                 "floor": uvloop.run(flat(found.urls["spot_ws_api_url"], key, secret, orders)),
