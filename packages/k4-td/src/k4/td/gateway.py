@@ -154,14 +154,16 @@ class Gateway:
         self.unbind()
 
     def _event(self, sequence: int, event: Event) -> None:
-        """To every client that wants events, encoded once. Listen keys are the gateway's own
-        affair, and no event of the protocol."""
+        """To every client that wants events, encoded once, and not at all where nobody does. Listen
+        keys are the gateway's own affair, and no event of the protocol."""
         if isinstance(event, KeyRefreshed):
             return
         self.sequence += 1
-        line = event_line(self.sequence, event)
-        for client in list(self.clients):
-            client.tell(line)
+        listening = [client for client in self.clients if client.wants_events]
+        if listening:
+            line = event_line(self.sequence, event)
+            for client in listening:
+                client.tell(line)
 
     def cancel_for(self, key: str, account: AccountType) -> None:
         """Cancel an order whose strategy is gone."""
@@ -181,7 +183,7 @@ class Client(asyncio.Protocol):
         self._name = ""
         self._greeted = False
         self._cancels = gateway.module.config.cancel_on_disconnect
-        self._wants_events = False
+        self.wants_events = False
         self._tails: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._placed: dict[str, AccountType] = {}
@@ -305,7 +307,7 @@ class Client(asyncio.Protocol):
         if self._greeted:
             raise GatewayError("hello", "hello was said already")
         self._cancels = flag(params, "cancel_on_disconnect", self._cancels)
-        self._wants_events = flag(params, "events", False)
+        self.wants_events = flag(params, "events", False)
         self._name = name
         self._greeted = True
         symbols, complete = self._symbols()
@@ -342,9 +344,8 @@ class Client(asyncio.Protocol):
         return found, complete
 
     def tell(self, line: bytes) -> None:
-        """An event, if this client wants events."""
-        if self._wants_events:
-            self._write(line)
+        """An event."""
+        self._write(line)
 
     async def _insert(self, params: dict[str, Any]) -> dict[str, Any]:
         order = from_wire(NewOrder, params)
