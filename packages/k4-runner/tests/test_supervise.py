@@ -96,6 +96,26 @@ async def test_workers_start_stop_in_reverse_order_and_hand_in_receipts() -> Non
     assert list_counters(RUN) == []
 
 
+async def test_a_signal_kills_trading_and_no_process() -> None:
+    gateway = Gateway(["quiet.1", "trading.1"])
+    async with gateway.running():
+        await gateway.all_started()
+        before = gateway.supervisor.pids()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await until(lambda: started(gateway.handovers[1], "killed"))
+        assert gateway.supervisor.pids() == before
+
+
+async def test_a_trading_worker_that_is_down_hears_of_the_kill_when_it_is_back() -> None:
+    gateway = Gateway(["trading.1"])
+    async with gateway.running():
+        await gateway.all_started()
+        os.kill(gateway.supervisor.pids()["trading.1"], signal.SIGKILL)
+        await until(lambda: not gateway.supervisor.pids())
+        gateway.supervisor.kill_trading()
+        await until(lambda: started(gateway.handovers[0], "killed"))
+
+
 async def test_a_killed_worker_is_back_within_two_seconds_and_its_siblings_stay() -> None:
     gateway = Gateway(["quiet.1", "quiet.2"])
     async with gateway.running():

@@ -8,19 +8,23 @@ from collections.abc import Callable, Sequence
 
 from k4.core.counters import CountersReader
 from k4.core.errors import StoreMissing
-from k4.runner.control import Handover, WorkerPlan
+from k4.runner.control import Handover, Part, WorkerPlan
 
 
 def handovers(run: str, names: Sequence[str]) -> list[Handover]:
     return [
         Handover(
-            plan=WorkerPlan(name=name),
+            plan=WorkerPlan(name=name, parts=_parts(name)),
             factory="tiny_modules:modules",
             counters=f"{run}.{name}",
             log_level="error",
         )
         for name in names
     ]
+
+
+def _parts(name: str) -> tuple[Part, ...]:
+    return (Part(role="td", index=0),) if name.startswith("trading") else ()
 
 
 def pulse(name: str) -> CountersReader | None:
@@ -31,7 +35,7 @@ def pulse(name: str) -> CountersReader | None:
 
 
 def started(handover: Handover, field: str = "started") -> int:
-    """The process of the worker if it got so far (`prepared`, `started`), else 0."""
+    """The process of the worker if it got so far (`prepared`, `started`, `killed`), else 0."""
     reader = pulse(handover.counters)
     if reader is None:
         return 0

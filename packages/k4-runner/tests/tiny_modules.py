@@ -95,6 +95,16 @@ class Noisy(Quiet):
         print('{"at":"failed","error":"this is no report"}', flush=True)
 
 
+class Trading(Quiet):
+    """Can be killed, as what trades."""
+
+    FIELDS = ("prepared", "started", "killed")
+
+    def kill(self, reason: str) -> None:
+        assert self.row is not None
+        self.row.write((1, 1, 1))
+
+
 KINDS: dict[str, type[Quiet]] = {
     cls.__name__.lower(): cls
     for cls in (
@@ -107,6 +117,7 @@ KINDS: dict[str, type[Quiet]] = {
         NeverReady,
         Stubborn,
         Noisy,
+        Trading,
     )
 }
 
