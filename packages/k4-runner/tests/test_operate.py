@@ -216,13 +216,19 @@ async def test_kill_without_a_worker_names_the_orders_that_are_left(desk: Desk) 
 
 
 async def test_a_journal_in_use_by_a_worker_that_does_not_listen_is_said(desk: Desk) -> None:
+    file = desk.folder / "kill"
+    desk.file.write_text(
+        json.dumps({"trading": [{**desk.entry, "risk": {"kill_file": str(file)}}]})
+    )
     journal = Journal(desk.entry["journal"])
     try:
         done, _, err = await desk.office(lambda office: office.kill("now"))
-        assert not done
-        assert "in use by another process" in err
     finally:
         journal.close()
+    assert not done
+    assert "in use by another process" in err
+    assert "do it again" in err
+    assert file.exists()  # which that worker looks for
 
 
 async def test_where_no_worker_runs_the_command_says_so(desk: Desk) -> None:

@@ -19,6 +19,7 @@ from k4.core.errors import ConfigError, K4Error, Problem
 from k4.core.trading import (
     AccountType,
     GatewayError,
+    JournalError,
     OrderUpdate,
     Position,
     to_wire,
@@ -134,7 +135,14 @@ class Office:
 
     def _kill_offline(self, entry: Entry, reason: str) -> bool:
         """No worker listens: write it where the next one reads it before anything else."""
-        journal = Journal(entry.journal)
+        try:
+            journal = Journal(entry.journal)
+        except JournalError as error:  # a worker has it, and does not listen yet, or no longer
+            if entry.risk.kill_file:
+                Path(entry.risk.kill_file).touch(mode=0o600)
+                self._say(entry, f"{entry.risk.kill_file} is there now: its worker will be killed")
+            error.remedy = "its worker is starting or stopping: do it again until it is confirmed"
+            raise
         try:
             KillSwitch(journal, entry.risk.kill_file).engage(reason)
             left = [kept.state for kind in AccountType for kept in journal.open_orders(kind)]
