@@ -99,6 +99,7 @@ class Gateway:
 
     def __init__(self, config: Path, plan: Plan, log_level: str) -> None:
         self._config = config
+        self._plan = plan
         self._log_level = log_level
         self._env = {
             **os.environ,
@@ -113,6 +114,7 @@ class Gateway:
         """Run it until `stop`. Raises RuntimeError where it ends by itself."""
         while not self._stopping:
             self.starts += 1
+            died = self._plan.died
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -127,8 +129,12 @@ class Gateway:
             )
             _, err = await self._process.communicate()
             status = self._process.returncode
-            if status not in (0, -signal.SIGKILL) or (status == 0 and not self._stopping):
+            # A worker that dies before all are ready ends the run; whoever runs it starts it again.
+            early = status == 1 and self._plan.died > died
+            if status not in (0, -signal.SIGKILL) and not early:
                 raise RuntimeError(f"the gateway ended with {status}: {(err or b'').decode()}")
+            if status == 0 and not self._stopping:
+                raise RuntimeError("the gateway ended by itself")
 
     def stop(self) -> None:
         self._stopping = True
