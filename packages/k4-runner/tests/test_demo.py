@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -72,8 +71,9 @@ async def test_its_processes_die_with_it() -> None:
         assert len(below) == 2
         process.kill()
     await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
-    for name in left_by(process.pid):
-        os.unlink(f"/dev/shm/{name}")
+    # Threads of a killed parent may each pass on its death: a gateway that hears two stops kills.
+    for path in Path("/dev/shm").glob(f"*demo{process.pid}*"):
+        path.unlink(missing_ok=True)
 
 
 def test_its_configuration_is_one_that_a_user_could_write() -> None:
