@@ -4,11 +4,13 @@ Pure: tables and records in, figures out. A row of the ledger is `confirmed` whe
 connection certainly brought it: it later answered a ping sent after the frame, or was closed in
 order. It was `sent` when some connection was given it. What is published must lie between the two.
 
-    lost        trades: confirmed and not published. Quotes and books: generations whose newest
-                published one is older than the newest confirmed
+    lost        trades: confirmed and not published, unless all copies came when a reset had made
+                them stale. Quotes and books: generations whose newest published one is older than
+                the newest confirmed
     duplicates  ids published twice in a generation
     backward    quotes and books that do not rise within a generation, and any record of a
-                generation that was over
+                generation that was over. Where time is the evidence of a reset, trades of both
+                generations are published until a new one is newer by two seconds
     invented    records of which no connection was sent a row
     wrong       records with a field that differs from the row's
     gap_errors  symbols whose ledger of gaps is not what the published ids leave out
@@ -17,7 +19,7 @@ order. It was `sent` when some connection was given it. What is published must l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -32,6 +34,8 @@ Ints = npt.NDArray[np.int64]
 Table = npt.NDArray[np.void]
 
 TRADES = (Kind.TRADE, Kind.AGGTRADE)
+ON_ITS_WAY_US = 1_000_000  # at most, from a venue's write to the gateway's read; venue's time
+EVIDENCE_US = 2_000_000  # by which a smaller id must be newer to prove a reset
 PLAIN = {  # fields of a row that a record repeats as they are, by the record's name
     Kind.BOOKTICKER: {"bid_order_count": "bid_count", "ask_order_count": "ask_count"},
     Kind.TRADE: {"is_buyer_maker": "is_buyer_maker"},
@@ -86,7 +90,7 @@ class Verdict(msgspec.Struct, kw_only=True):
 
 def judge(ledger: Ledger, series: Series, records: Table, said: Mapping[str, Any]) -> Verdict:
     """The account of one series. said: the gateway's own figures of that slot."""
-    kind, table = series.key.kind, series.table()
+    key, kind, table = series.key, series.key.kind, series.table()
     confirmed = ledger.delivered_rows(series.key)
     sent = ledger.delivered_rows(series.key, confirmed=False)
     verdict = Verdict(
@@ -99,8 +103,10 @@ def judge(ledger: Ledger, series: Series, records: Table, said: Mapping[str, Any
     rows = rows_of(table, records[ID_FIELD[kind]], kind)
     known = rows >= 0
     verdict.invented = int((~known).sum()) + int((~sent[rows[known]]).sum())
+    if verdict.invented:
+        verdict.notes.append(f"{verdict.invented} that no connection was sent")
     records, rows = records[known], rows[known]
-    _order(verdict, kind, table, rows)
+    _order(verdict, series.key, table, rows)
     wrong = wrong_fields(series, table, records, rows)
     verdict.wrong = sum(wrong.values())
     verdict.notes += [f"{name}: {count} wrong" for name, count in wrong.items() if count]
@@ -110,8 +116,12 @@ def judge(ledger: Ledger, series: Series, records: Table, said: Mapping[str, Any
         owed = confirmed & ~published
         if kind is Kind.TRADE:
             owed &= table["placeholder"] == 0
-        verdict.lost = int(owed.sum())
-        verdict.notes += [f"lost {table[row]['id']}" for row in np.flatnonzero(owed)[:5]]
+        lost = np.flatnonzero(owed).tolist()
+        if lost and key.venue != "binance":
+            openings = openings_of(table, records, rows)
+            lost = [row for row in lost if not stale(ledger, key, row, table[row], openings)]
+        verdict.lost = len(lost)
+        verdict.notes += [f"lost {table[row]['id']}" for row in lost[:5]]
     else:
         verdict.lost = _outdated(verdict, table, kind, confirmed, published)
     if said["ids"] in ("consecutive", "suspected"):
@@ -149,16 +159,74 @@ def rows_of(table: Table, ids: npt.NDArray[np.uint64], kind: Kind) -> Ints:
     return np.array(found, dtype=np.int64)
 
 
-def _order(verdict: Verdict, kind: Kind, table: Table, rows: Ints) -> None:
-    verdict.duplicates = len(rows) - len(np.unique(rows))
+def _order(verdict: Verdict, key: SeriesKey, table: Table, rows: Ints) -> None:
+    kept, counts = np.unique(rows, return_counts=True)
+    verdict.duplicates = len(rows) - len(kept)
+    verdict.notes += [f"published twice: {table[row]['id']}" for row in kept[counts > 1][:5]]
     generation = table["generation"][rows]
-    verdict.backward = int((np.diff(generation) < 0).sum())
-    if kind not in TRADES:
+    timed_trades = key.kind in TRADES and key.venue != "binance"
+    times = table["trade_us"][rows] if timed_trades else None
+    verdict.backward = _of_the_past(generation, times)
+    if key.kind not in TRADES:
         verdict.backward += int((np.diff(rows) < 0).sum())
+    if verdict.backward:
+        verdict.notes.append(f"{verdict.backward} backward")
     opened = len(np.unique(generation)) - 1
     if opened > verdict.resets:
         verdict.backward += opened - verdict.resets
         verdict.notes.append(f"{opened} resets published, {verdict.resets} counted")
+
+
+def _of_the_past(generation: Ints, times: Ints | None) -> int:
+    """Records of a generation that was over. times: where they are the evidence, µs."""
+    if times is None:
+        return int((np.diff(generation) < 0).sum())
+    return sum(
+        int((generation[at:] < number).sum()) for number, at in _proofs(generation, times).items()
+    )
+
+
+def _proofs(generation: Ints, times: Ints) -> dict[int, int]:
+    """By generation, the position of the first trade that proves that it has begun."""
+    found = {}
+    for number in np.unique(generation)[1:].tolist():
+        newest = np.maximum.accumulate(np.where(generation < number, times, 0))
+        proof = (generation == number) & (times > newest + EVIDENCE_US)
+        if proof.any():
+            found[number] = int(np.argmax(proof))
+    return found
+
+
+class Opening(NamedTuple):
+    """local_us: when a generation was proved. floor_us: venue time of its first trade."""
+
+    local_us: int
+    floor_us: int
+
+
+def openings_of(table: Table, records: Table, rows: Ints) -> dict[int, Opening]:
+    """The openings of trades, by generation."""
+    generation, times = table["generation"][rows], table["trade_us"][rows]
+    return {
+        number: Opening(
+            int(records["local_time_us"][at]),
+            int(times[: at + 1][generation[: at + 1] == number].min()),
+        )
+        for number, at in _proofs(generation, times).items()
+    }
+
+
+def stale(
+    ledger: Ledger, key: SeriesKey, row: int, trade: np.void, openings: Mapping[int, Opening]
+) -> bool:
+    """Whether every copy of a trade came after a generation had opened that makes it stale."""
+    came_us = min(ledger.sent_ns(key, row)) // 1000 + ON_ITS_WAY_US
+    return any(
+        came_us > opening.local_us
+        and (trade["generation"] < number or trade["trade_us"] <= opening.floor_us)
+        for number, opening in openings.items()
+        if trade["generation"] <= number
+    )
 
 
 def wrong_fields(series: Series, table: Table, records: Table, rows: Ints) -> dict[str, int]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from k4.core.enums import Kind
 from k4.core.errors import StoreError
 from k4.core.shm import remove_store
 from k4.runner.sim import market
@@ -33,6 +34,7 @@ STOP_SEC = 30.0
 RESET_SEC = 90.0  # of the venue's time: between two resets of all sequences
 RESETS = 8  # at most: each brings the ids nearer to zero
 PROOF_SEC = 6.0  # of the venue's time: what a reset needs of the market until it is proved
+PROOFS = 10  # trades after half of it
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,6 +245,7 @@ async def _live(plan: Plan, venues: SimVenues, gateway: Gateway, reading: Readin
             and frames >= plan.messages
             and gateway.rotations >= plan.rotations
             and loop.time() - began >= plan.seconds
+            and _proved(venues.ledger)
         )
 
     await _until(reached, gateway, plan.limit)
@@ -251,6 +254,19 @@ async def _live(plan: Plan, venues: SimVenues, gateway: Gateway, reading: Readin
     calm = loop.time() + CALM_SEC / plan.factor + 0.2
     await _until(lambda: loop.time() > calm, gateway, READY_SEC)
     reading.take()
+
+
+def _proved(ledger: Ledger) -> bool:
+    """Whether every stream of trades has enough that is newer than its last reset: a busy machine
+    makes the venue's time pass without a market."""
+    for key in ledger.keys():  # noqa: SIM118  it is no mapping
+        if key.kind in (Kind.TRADE, Kind.AGGTRADE):
+            table = ledger.table(key)
+            newest = table[table["generation"] == table["generation"].max(initial=0)]
+            since_us = newest["trade_us"] - newest["trade_us"].min(initial=1 << 62)
+            if int((since_us > PROOF_SEC / 2 * 1e6).sum()) < PROOFS:
+                return False
+    return True
 
 
 async def _until(condition: Callable[[], object], gateway: Gateway, within: float) -> None:

@@ -14,6 +14,7 @@ from k4.core.enums import Kind
 from k4.core.limits import Limits
 from k4.core.records import Bookticker, Depth5, Record, Trade
 from k4.core.ring import RingWriter
+from k4.core.window import WINDOW_IDS
 from k4.md.arbiter import Arbiter, Port
 from k4.md.feed import Channel, Ids, Reset
 
@@ -351,8 +352,64 @@ def test_a_reset_invents_and_heals_no_gap(ids: Ids, reset: Reset) -> None:
     assert gaps is not None
     published = {(id, bench.published().count(id)) for id in (65, 66, 113, 116)}
     assert {count for _, count in published} <= {1, 2}
-    inner = 113 - 69 - 2 if reset is Reset.SILENCE else 0
+    inner = 113 - 69 - 2
     assert (gaps.lost, gaps.healed) == (5 + inner, 0)
+
+
+def test_a_generation_begins_with_what_was_doubted_until_the_proof() -> None:
+    """Its first seconds' gaps count, and a trade older than the proof is not stale."""
+    bench = trades(Ids.SUSPECTED, reset=Reset.NEWER_TIME)
+    reset_us = START // 1000
+    for i in range(10):
+        bench.trade(0, 1000 + i, us=reset_us - 100_000 + i * 1_000)
+    for i in (0, 1, 3, 4, 7):
+        bench.trade(0, 500 + i, us=reset_us + i * 100_000)
+    assert bench.resets == 0
+    bench.trade(0, 530, us=reset_us + 3_000_000)
+    assert bench.resets == 1
+    gaps = bench.arbiter.live_slots()[0].gaps
+    assert gaps is not None
+    assert (gaps.runs, gaps.lost, gaps.healed) == (3, 1 + 2 + 22, 0)
+    bench.trade(1, 1009, us=reset_us - 91_000)  # line 1 lags, and brings what line 0 has lost
+    bench.trade(1, 502, us=reset_us + 200_000)
+    bench.trade(1, 503, us=reset_us + 300_000)
+    assert bench.published() == [*range(1000, 1010), 500, 501, 503, 504, 507, 530, 502]
+    assert (gaps.runs, gaps.lost, gaps.healed) == (2, 2 + 22, 1)
+    assert bench.ports[1].duplicates == 1
+    assert bench.ports[1].stale == 1
+
+
+def test_a_disordered_time_is_no_reset_and_still_heals() -> None:
+    bench = trades(Ids.SUSPECTED, reset=Reset.NEWER_TIME)
+    us = START // 1000
+    for i in (0, 1, 3):
+        bench.trade(0, 1000 + i, us=us + i * 1_000)
+    bench.trade(0, 1002, us=us + 4_000)  # stamped after the next one
+    bench.trade(0, 1004, us=us + 5_000)
+    gaps = bench.arbiter.live_slots()[0].gaps
+    assert gaps is not None
+    assert bench.resets == 0
+    assert bench.published() == [1000, 1001, 1003, 1002, 1004]
+    assert (gaps.runs, gaps.lost, gaps.healed) == (0, 0, 1)
+
+
+def test_a_reset_after_a_full_window_loses_no_trade() -> None:
+    """Small ids are below everything that has left the window: they wait for the proof."""
+    bench = trades(Ids.RISING, reset=Reset.NEWER_TIME, size=1 << 17)
+    us, count = START // 1000, WINDOW_IDS + 2
+    for i in range(count):
+        bench.now += MS
+        bench.trade(0, 10**9 + i, us=us + i * 1_000)
+    window = bench.arbiter.live_slots()[0].window
+    assert window is not None
+    assert 10**9 not in window
+    end = us + count * 1_000
+    for i in range(4):
+        for line in (0, 1):
+            bench.trade(line, 500 + i, us=end + i * 1_000_000)
+    assert bench.resets == 1
+    assert bench.published()[count:] == [500, 501, 502, 503]
+    assert bench.arbiter.live_slots()[0].too_late == 0
 
 
 def test_a_line_out_of_order_in_a_quiet_market_is_no_reset() -> None:

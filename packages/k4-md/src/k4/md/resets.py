@@ -147,34 +147,37 @@ def fresh(
     if s.gate and not admits(port, s, id, us):
         _refuse(port, s, id)
         return False
-    fallen = doubted = None
+    fallen = None
     if s.channel.reset is Reset.SILENCE:
-        doubted = fallen = _fall(port, s, port.own[slot], id, us)
+        fallen = _fall(port, s, port.own[slot], id, us)
         if fallen is not None or id > port.own[slot]:
             port.own[slot] = id
-    elif _is_ordered(s) and id < s.last and us:
-        if _proves_reset(port.arbiter, s, id, us):
-            _open(port.arbiter, s, us, id)
-        elif us > s.time_us:
-            doubted = _doubt(port, s, id)
+    elif us and _is_ordered(s):
+        if id < s.last and us > s.time_us:
+            held = Held(id, first_id, key, us, values, port.now, False)
+            if not _proves_reset(port.arbiter, s, id, us):
+                return _doubt(port, s, held)
+            _open_with_doubted(port, s, held)
+        elif id > s.last and s.doubted:
+            _settle(s, us)
     rank = us if s.window is not None and not s.window.ordered else id
-    before = s.gaps.figures() if doubted is not None and s.gaps is not None else (0, 0, 0)
+    before = s.gaps.figures() if fallen is not None and s.gaps is not None else (0, 0, 0)
     verdict = s.verdict(key, id, first_id, rank, port.now)
     publish = verdict is Verdict.NEW or verdict is Verdict.LATE
-    if doubted is not None and s.gaps is not None:
-        doubted.took(before, s.gaps.figures())
     if fallen is not None:
+        if s.gaps is not None:
+            fallen.took(before, s.gaps.figures())
         held = Held(id, first_id, key, us, values, port.now, False)
         fallen.hold(held, only_newest=False)
         if consider(port.arbiter, s, port.now):
             return False
         held.published = publish
     if not publish:
-        if verdict is Verdict.TOO_LATE:
+        if verdict is Verdict.TOO_LATE and fallen is None:
             s.too_late += 1
         _copy(port, s, id)
         port.own[slot] = us if s.unordered else id
-    elif verdict is Verdict.NEW and doubted is None:
+    elif verdict is Verdict.NEW and fallen is None:
         _let_copies_be_known(port, s)
     return publish
 
@@ -345,12 +348,42 @@ def _is_old(s: Slot, id: int, us: int) -> bool:
     return s.recent is not None and id in s.recent
 
 
-def _doubt(port: Port, s: Slot, id: int) -> Fallen:
-    """A smaller id with a newer time, though not newer enough to prove a reset yet."""
-    fallen = port.fallen.get(s.slot)
-    if fallen is None or fallen.height != s.last:
-        fallen = port.fallen[s.slot] = Fallen(s.last, id, port.now)
-    return fallen
+def _doubt(port: Port, s: Slot, held: Held) -> bool:
+    """A trade with a smaller id and a newer time, though not newer enough to prove a reset yet.
+
+    It is published now if its id is not among those of the window, and kept until it is known to
+    which generation it belongs: the ledger of gaps must not take it for an old one.
+    """
+    assert s.window is not None
+    held.published = s.window.offer(held.key, held.id, port.now) is Verdict.NEW
+    if held.key not in s.doubted and len(s.doubted) < WINDOW_IDS:
+        s.doubted[held.key] = port, held
+    if not held.published:
+        _copy(port, s, held.id)
+        port.own[s.slot] = held.id
+    return held.published
+
+
+def _settle(s: Slot, us: int) -> None:
+    """The old generation has gone on to `us`: what was doubted and is not newer belongs to it."""
+    for key, (_, held) in list(s.doubted.items()):
+        if held.us <= us:
+            del s.doubted[key]
+            if s.gaps is not None and held.published:
+                s.gaps.offer(held.id, held.local_ns, held.first_id)
+
+
+def _open_with_doubted(port: Port, s: Slot, proof: Held) -> None:
+    """Open a generation that begins with what was doubted until `proof` came."""
+    doubted = sorted(
+        (pair for pair in s.doubted.values() if pair[1].us > s.time_us),
+        key=lambda pair: pair[1].id,
+    )
+    s.doubted.clear()
+    first = [proof, *(held for _, held in doubted)]
+    _open(port.arbiter, s, min(h.us for h in first), min(h.id for h in first))
+    for bringer, held in doubted:
+        _publish_held(bringer, s, held)
 
 
 def _is_ordered(s: Slot) -> bool:

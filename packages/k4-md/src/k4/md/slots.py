@@ -6,9 +6,9 @@ writes these members directly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from k4.core.enums import Kind
 from k4.core.ring import Lane
 from k4.core.window import WINDOW_IDS, Gaps, RecentIds, Verdict
 from k4.md.feed import Channel, Ids
+
+if TYPE_CHECKING:
+    from k4.md.arbiter import Port
+    from k4.md.resets import Held
 
 RECENT = 4096  # published updates of a slot whose further copies are still awaited
 BATCH = 64
@@ -40,13 +44,15 @@ class Slot:
     floor_us: venue time of the generation's first message, 0 where the stream has no time.
     previous: the last id of the former generation. recent: published updates by id whose copies
     are awaited, None with a single line. top: figures of the book published last. time_us: venue
-    time of the newest trade or book, 0 before the first.
+    time of the newest trade or book, 0 before the first. doubted: by key, trades of which it is not
+    known yet whether they are of this generation, and who brought them.
     """
 
     __slots__ = (
         "_found",
         "advance_ns",
         "channel",
+        "doubted",
         "floor_us",
         "gaps",
         "gate",
@@ -95,6 +101,7 @@ class Slot:
         self.top: tuple[float, ...] = ()
         self.taps: tuple[Tap, ...] = ()
         self.recent: dict[int, Entry] | None = {} if shared else None
+        self.doubted: dict[Hashable, tuple[Port, Held]] = {}
         self.retire: Callable[[Entry], None] | None = None
         ids = channel.ids
         self.suspected = ids is Ids.SUSPECTED

@@ -319,6 +319,19 @@ class Ledger:
         starts = np.repeat(rows - np.concatenate(([0], np.cumsum(counts)[:-1])), counts)
         return starts + np.arange(int(counts.sum()), dtype=np.int64)
 
+    def sent_ns(self, key: SeriesKey, row: int) -> list[int]:
+        """When one row was written to connections that certainly got it: wall clock in ns."""
+        series, found = self._series[key], []
+        for log in self.connections:
+            sent = np.array(log.sent[: log.confirmed], dtype=np.int64)
+            first = sent >> _COUNT_BITS & _ROW_MASK
+            brings = (sent >> (_ROW_BITS + _COUNT_BITS) == series.index) & (first <= row)
+            brings &= row < first + (sent & _COUNT_MASK)
+            marks = np.array(log.marks, dtype=np.int64).reshape(-1, 2)
+            at = np.searchsorted(marks[:, 0], np.flatnonzero(brings), side="right")
+            found += marks[at, 1].tolist()
+        return found
+
     def faults(self, fault: str = "") -> list[FaultRecord]:
         """The faults that happened, in order; only those of one name when it is given."""
         return [record for record in self._faults if fault in ("", record.fault)]

@@ -1,0 +1,132 @@
+"""The account of a chaos run finds what it is to find: a judge that cannot fail proves nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from chaos.account import Verdict, judge
+
+from k4.core import layout
+from k4.core.enums import Kind
+from k4.runner.sim.ledger import Ledger, Series, SeriesKey, frame_key
+
+KEY = SeriesKey("okx", "spot", "BTCUSDT", Kind.TRADE)
+OLD = range(1_000, 1_010)
+NEW = range(500, 530)  # a second each; the third proves the reset
+BEGAN_US = 1_790_000_000_000_000
+
+
+def trade_us(row: int) -> int:
+    return BEGAN_US + row * 1_000_000 + (row >= len(OLD)) * 10_000
+
+
+def sample(late: int = -1, late_by_us: int = 0) -> tuple[Ledger, Series]:
+    """One connection that got every trade in time, save the row `late`."""
+    ledger = Ledger()
+    series = ledger.series(KEY, 2, 0)
+    for row, id in enumerate((*OLD, *NEW)):
+        us = trade_us(row)
+        series.add(int(row >= len(OLD)), id, us, us, id, 100 + row, 7, 0, 0)
+    log = ledger.connection("okx", "public", "/")
+    times = {row: trade_us(row) + 1_000 for row in range(series.rows)}
+    if late >= 0:
+        times[late] += late_by_us
+    for row in sorted(times, key=times.__getitem__):
+        log.sent.append(frame_key(series, row))
+        log.marks.extend((len(log.sent), times[row] * 1_000))
+    log.confirmed = len(log.sent)
+    return ledger, series
+
+
+def records(rows: list[int]) -> npt.NDArray[np.void]:
+    of_kind = layout.LAYOUTS[Kind.TRADE]
+    out = np.zeros(len(rows), dtype=of_kind.dtype)
+    ids = (*OLD, *NEW)
+    for at, row in enumerate(rows):
+        us = trade_us(row)
+        out[at]["symbol"] = b"BTCUSDT"
+        out[at]["event_timestamp_us"] = out[at]["trade_timestamp_us"] = us
+        out[at]["trade_id"] = ids[row]
+        out[at]["price"], out[at]["vol"] = (100 + row) / 100, 7.0
+        out[at]["local_time_us"] = us + 1_500
+    return out
+
+
+def verdict_of(
+    rows: list[int], *, lost: int = 0, gaps: int = 0, resets: int = 1, **late: int
+) -> Verdict:
+    ledger, series = sample(**late)
+    said = {"ids": "suspected", "resets": resets, "lost": lost, "gaps": gaps}
+    return judge(ledger, series, records(rows), said)
+
+
+ALL = list(range(len(OLD) + len(NEW)))
+
+
+def test_a_flawless_run_has_no_violation() -> None:
+    assert verdict_of(ALL).violations == 0
+
+
+@pytest.mark.parametrize("row", [0, 5, 10, 11, 20])
+def test_a_delivered_trade_that_is_missing_is_lost(row: int) -> None:
+    verdict = verdict_of([r for r in ALL if r != row])
+    assert verdict.lost == 1
+    assert verdict.notes[0] == f"lost {(*OLD, *NEW)[row]}"
+
+
+def test_late_copies_of_the_old_generation_are_stale_only_once_the_new_one_is_proved() -> None:
+    rows = [r for r in ALL if r != 5]
+    proved = 13_000_000 - 5_000_000  # from its time to the proof's
+    late = {"late": 5, "lost": 1, "gaps": 1}
+    assert verdict_of(rows, **late, late_by_us=proved + 1_000_000).violations == 0
+    assert verdict_of(rows, **late, late_by_us=proved - 3_000_000).lost == 1
+
+
+def test_of_the_new_generation_only_what_is_not_newer_than_its_first_is_stale() -> None:
+    late = {"late": 10, "late_by_us": 6_000_000}
+    assert verdict_of([r for r in ALL if r != 10], **late).lost == 0
+    late = {"late": 11, "late_by_us": 6_000_000, "lost": 1, "gaps": 1}
+    assert verdict_of([r for r in ALL if r != 11], **late).lost == 1
+
+
+def test_what_comes_twice_is_a_duplicate() -> None:
+    assert verdict_of([*ALL[:4], 2, *ALL[4:]]).duplicates == 1
+
+
+def test_a_trade_of_a_generation_that_is_over_is_backward() -> None:
+    """Until the proof, trades of both generations mix."""
+    assert verdict_of([*range(8), 9, 10, 8, *range(11, len(ALL))]).violations == 0
+    assert verdict_of([*range(8), *range(9, 20), 8, *range(20, len(ALL))]).backward == 1
+
+
+def test_a_reset_that_is_not_counted_is_found() -> None:
+    assert verdict_of(ALL, resets=0).backward == 1
+
+
+def test_ids_that_nobody_sent_are_invented() -> None:
+    ledger, series = sample()
+    said = {"ids": "suspected", "resets": 1, "lost": 0, "gaps": 0}
+    table = records(ALL)
+    table["trade_id"][3] = 77
+    verdict = judge(ledger, series, table, said)
+    assert (verdict.invented, verdict.lost) == (1, 1)
+
+
+def test_a_wrong_field_is_found() -> None:
+    ledger, series = sample()
+    said = {"ids": "suspected", "resets": 1, "lost": 0, "gaps": 0}
+    table = records(ALL)
+    table["vol"][3] = 8.0
+    assert judge(ledger, series, table, said).wrong == 1
+
+
+@pytest.mark.parametrize(("lost", "gaps"), [(0, 0), (1, 0), (2, 1)])
+def test_a_gap_that_is_not_counted_or_is_invented_is_found(lost: int, gaps: int) -> None:
+    """Row 5 was never sent."""
+    ledger, series = sample()
+    log = ledger.connections[0]
+    log.sent.remove(frame_key(series, 5))
+    log.confirmed = len(log.sent)
+    said = {"ids": "suspected", "resets": 1, "lost": lost, "gaps": gaps}
+    assert judge(ledger, series, records([r for r in ALL if r != 5]), said).gap_errors == 1
