@@ -112,9 +112,15 @@ def nothing(payload: bytes, received_ns: int, opcode: int) -> None:
 
 def own_copies(case: Case, messages: int, *, differ: bool) -> list[list[bytes]]:
     """Every line's frames: objects of its own, whose hashes nobody has computed yet."""
-    tail = b"\0" if case.binary else b" "  # both formats ignore it
     made = [case.payload(i) for i in range(messages)]
-    return [[b"".join((one, tail * (i * differ))) for one in made] for i in range(LINES)]
+    return [[other(case, one, i * differ) for one in made] for i in range(LINES)]
+
+
+def other(case: Case, payload: bytes, number: int) -> bytes:
+    """The same message in bytes of its own: a later SBE version (bytes 6 and 7), or spaces more."""
+    if case.binary:
+        return b"".join((payload[:6], number.to_bytes(2, "little"), payload[8:]))
+    return b"".join((payload, b" " * number))
 
 
 def in_process(case: Case, messages: int) -> dict[str, float]:

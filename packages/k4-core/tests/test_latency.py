@@ -96,25 +96,25 @@ def test_negative_durations_are_counted_apart() -> None:
 
 def test_inlined_counting_is_the_same_as_add() -> None:
     inlined, added = Histogram(), Histogram()
-    bins = inlined.bins
-    for ns in [0, 9_999, 10_000, FINE_NS - 1, FINE_NS, HOUR]:
+    fine = inlined.fine
+    for ns in [0, 9_999, HOUR, 10_000, FINE_NS - 1, FINE_NS, FINE_NS + BIN_NS, -HOUR]:
         added.add(ns)
-        if 0 <= ns < FINE_NS:
-            bins[ns // BIN_NS] += 1
-        else:
+        try:
+            fine[ns // BIN_NS] += 1
+        except IndexError:
             inlined.add(ns)
     assert inlined.summary() == added.summary()
 
 
 def test_reset_forgets_and_keeps_the_list() -> None:
     histogram = filled([1, FINE_NS * 9, -1])
-    bins = histogram.bins
+    fine = histogram.fine
     histogram.reset()
     assert histogram.summary() == Latencies(0, 0.0, 0, 0, 0, 0, 0)
     assert histogram.negative == 0
-    bins[3] += 1
+    fine[3] += 1
     assert histogram.count == 1
-    assert len(bins) == FINE_BINS
+    assert len(histogram.bins) == len(fine) == FINE_BINS
 
 
 def test_hours_cost_few_bins() -> None:

@@ -71,8 +71,13 @@ async def test_its_processes_die_with_it() -> None:
         assert len(below) == 2
         process.kill()
     await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
-    # Threads of a killed parent may each pass on its death: a gateway that hears two stops kills.
-    for path in Path("/dev/shm").glob(f"*demo{process.pid}*"):
+    sweep(process.pid)
+
+
+def sweep(pid: int) -> None:
+    """Threads of a killed parent may each pass on its death: a gateway that hears two stops kills
+    its workers, and what they held is left."""
+    for path in Path("/dev/shm").glob(f"*demo{pid}*"):
         path.unlink(missing_ok=True)
 
 

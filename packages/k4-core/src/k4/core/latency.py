@@ -7,11 +7,11 @@ when the first such time comes. Everything that is reported follows from the bin
     below 30 ms       within 5 µs
     from 30 ms on     within 0.4 %; the maximum is exact
 
-Cost on CPython 3.11: `add` some 70 ns; inlined by a hot loop some 45 ns:
+Cost on CPython 3.11: `add` some 70 ns; inlined by a hot loop some 30 ns:
 
-    bins = histogram.bins                     # stays the same list for ever, `reset` included
-    if 0 <= ns < FINE_NS: bins[ns // BIN_NS] += 1
-    else: histogram.add(ns)
+    fine = histogram.fine                     # stays the same list for ever, `reset` included
+    try: fine[ns // BIN_NS] += 1              # of times that are not negative
+    except IndexError: histogram.add(ns)
 """
 
 from __future__ import annotations
@@ -41,19 +41,23 @@ class Latencies(msgspec.Struct, frozen=True):
 
 
 class Histogram:
-    """Counts of durations in nanoseconds. A negative one counts as 0 and in `negative`."""
+    """Counts of durations in nanoseconds. A negative one counts as 0 and in `negative`.
 
-    __slots__ = ("_longest", "bins", "negative")
+    fine: the bins below 30 ms.
+    """
+
+    __slots__ = ("_coarse", "_longest", "fine", "negative")
 
     def __init__(self) -> None:
-        self.bins = [0] * FINE_BINS
+        self.fine = [0] * FINE_BINS
+        self._coarse: list[int] = []
         self.negative = 0
         self._longest = 0  # exact, of those beyond the fine bins
 
     def add(self, ns: int) -> None:
         """Count one duration."""
         if 0 <= ns < FINE_NS:
-            self.bins[ns // BIN_NS] += 1
+            self.fine[ns // BIN_NS] += 1
         else:
             self._add_other(ns)
 
@@ -67,8 +71,13 @@ class Histogram:
         return Latencies(self.count, self.mean, p50, p90, p99, p999, self.max)
 
     @property
+    def bins(self) -> list[int]:
+        """A copy of all bins, see `bounds`."""
+        return self.fine + self._coarse
+
+    @property
     def count(self) -> int:
-        return sum(self.bins)
+        return sum(self.fine) + sum(self._coarse)
 
     @property
     def mean(self) -> float:
@@ -81,21 +90,24 @@ class Histogram:
         """The longest: exact from 30 ms on, below that the upper end of its bin; 0 if empty."""
         if self._longest:
             return self._longest
-        last = next((i for i in range(FINE_BINS - 1, -1, -1) if self.bins[i]), -1)
+        last = next((i for i in range(FINE_BINS - 1, -1, -1) if self.fine[i]), -1)
         return (last + 1) * BIN_NS
 
     def merge(self, other: Histogram) -> None:
         """Count everything that `other` has counted, too."""
-        self._reach(len(other.bins))
-        for i, n in enumerate(other.bins):
+        for i, n in enumerate(other.fine):
             if n:
-                self.bins[i] += n
+                self.fine[i] += n
+        self._reach(len(other._coarse))
+        for i, n in enumerate(other._coarse):
+            self._coarse[i] += n
         self.negative += other.negative
         self._longest = max(self._longest, other._longest)
 
     def reset(self) -> None:
-        """Forget all. `bins` stays the same list."""
-        self.bins[:] = [0] * FINE_BINS
+        """Forget all. `fine` stays the same list."""
+        self.fine[:] = [0] * FINE_BINS
+        self._coarse.clear()
         self.negative = 0
         self._longest = 0
 
@@ -104,14 +116,16 @@ class Histogram:
             self.negative += 1
             ns = 0
         i = index_of(ns)
-        self._reach(i + 1)
-        self.bins[i] += 1
-        if ns >= FINE_NS:
-            self._longest = max(self._longest, ns)
+        if i < FINE_BINS:
+            self.fine[i] += 1
+            return
+        self._reach(i - FINE_BINS + 1)
+        self._coarse[i - FINE_BINS] += 1
+        self._longest = max(self._longest, ns)
 
-    def _reach(self, bins: int) -> None:
-        if bins > len(self.bins):
-            self.bins.extend([0] * (bins - len(self.bins)))
+    def _reach(self, coarse: int) -> None:
+        if coarse > len(self._coarse):
+            self._coarse.extend([0] * (coarse - len(self._coarse)))
 
     def _percentiles(self, *qs: float) -> list[int]:
         up_to = list(itertools.accumulate(self.bins))

@@ -228,9 +228,10 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True):
     stores. urls: lines are spread over them. requests(op, channels): the venue's messages that
     `subscribe` or `unsubscribe` these channels, each within the limits. acks: how many `Ack` make
     the line subscribed. stateful: the session must see every frame (it builds books), so no
-    duplicate may be cut off before it. headers: of the handshake; a secret is revealed where they
-    are sent, nowhere else. fallback: the feed to use instead when the handshake of this one is
-    refused.
+    duplicate may be cut off before it. head: bytes at the beginning of a message that tell an
+    update from every other, its repeats included; None where only the whole message does. headers:
+    of the handshake; a secret is revealed where they are sent, nowhere else. fallback: the feed to
+    use instead when the handshake of this one is refused.
     """
 
     name: str
@@ -246,6 +247,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str | Secret] = {}
     keepalive: Keepalive | None = None
     stateful: bool = False
+    head: int | None = None
     fallback: Feed | None = None
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from k4.core.latency import BIN_NS, FINE_NS
+from k4.core.latency import BIN_NS
 from k4.core.link import Link, LinkState
 from k4.core.liveness import Watch
 from k4.core.rotation import Sample, sample
@@ -90,7 +90,7 @@ class Line:
 
     @property
     def last_message_ns(self) -> int:
-        return self.port.now
+        return self.port.latest_ns
 
     @property
     def up(self) -> bool:
@@ -99,7 +99,7 @@ class Line:
 
     def mark(self) -> None:
         """Begin a new sample of how far this line is behind."""
-        self.marked = (self.port.wins, list(self.port.lag.bins))
+        self.marked = (self.port.wins, self.port.lag.bins)
 
     def sample(self) -> Sample:
         """How far it was behind since the last mark."""
@@ -121,37 +121,39 @@ class Line:
             receive(payload, received_ns, port)
 
         known, own, seen, bit = arbiter.memo.get, port.own, port.seen, port.bit
-        lag_bins, add_lag = port.lag.bins, port.lag.add
+        lag_bins, head = port.lag.fine, slice(self.feed.head)
 
         def shared(payload: bytes, received_ns: int, opcode: int, /) -> None:
-            port.now = received_ns
-            entry = known(payload)
+            name = payload[head]  # the payload itself, where it is not longer
+            entry = known(name)
             if entry is not None:
-                first_ns, winner, mask, slot, id = entry
-                if id >= own[slot]:
-                    # `Port.copied`, written out: three of four messages end here.
+                first_ns, wait_bins, mask, slot, id, _ = entry
+                if id > own[slot]:
+                    # `Port.copied`, written out: three of four messages end here. A clock set back
+                    # by less than 30 ms puts the copies of that moment into wrong bins, no more.
                     own[slot] = id
                     seen[slot] = received_ns
-                    port.duplicates += 1
-                    if not mask & bit:
-                        entry[2] = mask | bit
-                        lag = received_ns - first_ns
-                        if 0 <= lag < FINE_NS:
-                            at = lag // BIN_NS
-                            lag_bins[at] += 1
-                            if mask == winner.bit:
-                                winner.wait.bins[at] += 1
-                        else:
-                            add_lag(lag)
-                            if mask == winner.bit:
-                                winner.wait.add(lag)
+                    entry[2] = mask | bit
+                    try:
+                        at = (received_ns - first_ns) // BIN_NS
+                        lag_bins[at] += 1
+                        if wait_bins is not None:
+                            wait_bins[at] += 1
+                            entry[1] = None
+                    except IndexError:
+                        port.lagged(entry, received_ns - first_ns)
                     return
+                if id == own[slot] and name is payload:
+                    seen[slot] = port.now = received_ns
+                    port.copied(entry)
+                    return
+            port.now = received_ns
             port.entry = None
             port.calls = 0
             receive(payload, received_ns, port)
             entry = port.entry
             if entry is not None and port.calls == 1:
-                arbiter.remember(payload, entry)
+                arbiter.remember(name, entry)
 
         self.message = shared if arbiter.shared and not self.feed.stateful else alone
 

@@ -5,7 +5,7 @@ Figures are gathered by timer from plain integers; nothing here is called per me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -77,12 +77,19 @@ STATES = tuple(state.value for state in LinkState)
 
 def stream_figures(group: Group, stream: Stream) -> dict[str, int]:
     """All figures of one stream. Gaps belong to the first stream that carries the slot."""
+    return _stream_figures(group, stream, [totals(line) for line in _with_successor(stream)])
+
+
+def _with_successor(stream: Stream) -> list[Line]:
+    return [*stream.lines, *([stream.succession.new] if stream.succession is not None else [])]
+
+
+def _stream_figures(
+    group: Group, stream: Stream, sums: Sequence[Mapping[str, int]]
+) -> dict[str, int]:
     figures = dict(stream.gone)
-    lines = list(stream.lines)
-    if stream.succession is not None:
-        lines.append(stream.succession.new)
-    for line in lines:
-        for name, value in totals(line).items():
+    for of_line in sums:
+        for name, value in of_line.items():
             figures[name] = figures.get(name, 0) + value
     figures.update(stream.counts)
     figures["lines_up"] = stream.lines_up
@@ -131,22 +138,24 @@ class Delays(msgspec.Struct, frozen=True):
         return cls(*(int(figure // 1000) for figure in figures))
 
 
-def line_figures(line: Line, delays: Delays, now: float) -> tuple[int, ...]:
-    """One line's row, in the order of LINE_FIELDS."""
+def line_figures(
+    line: Line, sums: Mapping[str, int], delays: Delays, now: float
+) -> tuple[int, ...]:
+    """One line's row, in the order of LINE_FIELDS. sums: its `totals`."""
     port = line.port
     return (
         STATES.index(line.link.state.value),
-        line.messages,
+        sums["messages"],
         port.wins,
         port.missed,
         line.reconnects,
         int(now - line.born),
         delays.lag_p50,
         delays.lag_p99,
-        port.duplicates,
+        sums["duplicates"],
         port.stale,
         port.alone,
-        sum(port.drops.values()),
+        sums["dropped"],
         delays.wait_mean,
         delays.wait_p50,
         delays.wait_p99,
@@ -185,7 +194,9 @@ class Reporter:
                     self._streams[name] = self._counters.row(
                         "stream", {"name": name}, STREAM_FIELDS
                     )
-                self._streams[name].write(list(stream_figures(group, stream).values()))
+                sums = {line: totals(line) for line in _with_successor(stream)}
+                figures = _stream_figures(group, stream, [*sums.values()])
+                self._streams[name].write(list(figures.values()))
                 for line in stream.lines:
                     serving.add(line)
                     if line not in self._lines:
@@ -193,7 +204,7 @@ class Reporter:
                             "line", {"stream": name, "id": str(line.id)}, LINE_FIELDS
                         )
                         self._delays[line] = Delays()
-                    self._lines[line].write(line_figures(line, self._delays[line], now))
+                    self._lines[line].write(line_figures(line, sums[line], self._delays[line], now))
         for line in list(self._lines):
             if line not in serving:
                 self._lines.pop(line).release()

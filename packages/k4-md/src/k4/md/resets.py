@@ -142,7 +142,7 @@ def fresh(
     port.calls += 1
     history = port.history.get(slot)
     if history is not None and id in history:
-        port.duplicates += 1
+        port.repeats += 1
         return False
     if s.gate and not admits(port, s, id, us):
         _refuse(port, s, id)
@@ -305,7 +305,7 @@ def _publish_held(port: Port, s: Slot, h: Held) -> None:
         else:
             port.publish(s, h.id, h.values, h.local_ns)
     else:
-        port.duplicates += 1
+        port.repeats += 1
 
 
 def _refuse(port: Port, s: Slot, id: int) -> None:
@@ -415,6 +415,6 @@ def _copy(port: Port, s: Slot, id: int) -> None:
     if entry is not None:
         port.copied(entry)
     elif id == s.last or s.kind in TRADES:
-        port.duplicates += 1
+        port.repeats += 1
     else:
         port.stale += 1

@@ -30,8 +30,8 @@ Tap = Callable[[int, memoryview], None]
 
 _EVENT_US, _TRADE_US = 5, 6  # words of every record
 
-# Of an update: [first_ns, winner's Port, mask of the ports that brought it, slot, id (where ids
-# have no order: venue time)]
+# Of an update: [first_ns, the fine bins of its winner's `wait` (None once a second copy came), mask
+# of the ports that brought it, slot, id (where ids have no order: venue time), the winner's Port]
 Entry = list[Any]
 
 

@@ -315,7 +315,7 @@ class Stream:
                 continue
             slot.sampled_us = local_us
             entry = slot.recent.get(slot.last) if slot.recent is not None else None
-            line = by_port.get(entry[1]) if entry is not None else None
+            line = by_port.get(entry[5]) if entry is not None else None
             if line is None and len(self.lines) == 1:
                 line = self.lines[0]
             if line is not None:
@@ -367,7 +367,7 @@ class Stream:
 
     def _take_over(self, succession: Succession) -> None:
         self.succession = None
-        old, new = succession.old, succession.new
+        old, new, target = succession.old, succession.new, succession.target or {}
         overlap = self._clock.time_ns() - new.acked_ns
         self.lines[self.lines.index(old)] = new
         self._close(old)
@@ -378,13 +378,16 @@ class Stream:
             by=new.id,
             reason=succession.reason,
             overlap_ms=overlap // 1_000_000,
-            pairs=len(succession.target or ()),
-            lost=0,
+            pairs=len(target),
+            lost=sum(new.port.own[slot] < id for slot, id in target.items()),
         )
 
     def _judge(self, line: Line, now_ns: int) -> None:
         stall = self._settings.stall_timeout
-        if now_ns - max(line.port.now, line.link.last_control_ns, line.acked_ns) > stall * 0.4e9:
+        if (
+            now_ns - max(line.port.latest_ns, line.link.last_control_ns, line.acked_ns)
+            > stall * 0.4e9
+        ):
             line.link.ping_probe(stall * 0.4)
         slots = self._states()
         findings = line.watch.look(
@@ -426,7 +429,7 @@ class Stream:
         every, after = self._settings.rotate_every, self._settings.rotate_after
         if len(self.lines) < 2 or self.succession is not None or not (every or after):
             return
-        messages = sum(line.messages for line in self.lines)
+        messages = sum(line.messages for line in self.lines) if after else 0
         due = (every and now - self._rotated >= every) or (
             after and abs(messages - self._messages) >= after * len(self.lines)
         )
@@ -460,11 +463,11 @@ def duties(channels: Sequence[Channel]) -> list[Duty]:
 
 def totals(line: Line) -> dict[str, int]:
     """What a line adds to its stream's figures."""
-    port = line.port
+    port, duplicates = line.port, line.port.duplicates
     figures: dict[str, Any] = {
-        "messages": line.messages,
+        "messages": port.wins + duplicates + port.stale,
         "published": port.wins,
-        "duplicates": port.duplicates,
+        "duplicates": duplicates,
         "stale": port.stale,
         "missed": port.missed,
         "alone": port.alone,

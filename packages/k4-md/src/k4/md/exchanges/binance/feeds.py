@@ -24,7 +24,7 @@ from k4.core.enums import Kind, ProductType
 from k4.core.errors import ConfigError, Problem
 from k4.core.limits import Limits
 from k4.md.exchanges.binance.json import JsonSession
-from k4.md.exchanges.binance.sbe import SbeSession
+from k4.md.exchanges.binance.sbe import HEAD, SbeSession
 from k4.md.feed import Channel, Feed, Ids, Reset, Session, SymbolMap, slot_of
 
 API_KEY = "X-MBX-APIKEY"
@@ -229,6 +229,7 @@ class _Builder:
             lines=self.product.lines,
             headers=_headers(self.product.headers, key=socket.sbe),
             fallback=fallbacks[number - 1] if fallbacks else None,
+            head=HEAD if socket.sbe else None,
         )
 
     def _channel(self, index: int, kind: Kind, stream: str) -> Channel:

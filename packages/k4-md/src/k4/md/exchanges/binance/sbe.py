@@ -53,6 +53,10 @@ BEST_BID_ASK_HEADER = HEADER.pack(BEST_BID_ASK_ROOT.size, BEST_BID_ASK, SCHEMA, 
 
 _BEST_BID_ASK = BEST_BID_ASK_ROOT.unpack_from
 
+HEAD = 72
+"""A quote or a single trade is not longer. Of a book it holds the time, the update id and the first
+levels, which together no other book has."""
+
 LEVELS = 5  # of 20 that the venue sends
 
 # By exponent, an i8 (a negative one counts from the end): what to multiply by, what to divide by.
