@@ -57,6 +57,7 @@ class Relay:
     ) -> None:
         self.kind = kind
         self.now_ns = BASE_US * 1000
+        self.datagram = bytearray(LAYOUTS[kind].size)  # used again for the next record
         self.resets: list[int] = []
         self.arbiter = Arbiter(
             product_type=0,
@@ -81,9 +82,9 @@ class Relay:
     def offer(self, port: RelayedPort, *records: Record, in_order: bool = True) -> None:
         for record in records:
             port.now = self.now_ns
-            packed = memoryview(LAYOUTS[self.kind].pack(record))
+            self.datagram[:] = LAYOUTS[self.kind].pack(record)
             assert self.cell.slot is not None
-            port.offer(self.cell, self.cell.slot, packed, in_order)
+            port.offer(self.cell, self.cell.slot, memoryview(self.datagram), in_order)
 
     def wait(self, seconds: float) -> None:
         self.now_ns += int(seconds * 1e9)
@@ -230,6 +231,24 @@ def test_a_smaller_trade_id_with_a_newer_time_is_a_reset() -> None:
     relay.offer(relay.b, trade(101), trade(1, BASE_US + 150_000), trade(3, BASE_US + 152_000))
 
     assert relay.ids == [100, 101, 1, 2, 3]
+    assert relay.resets == [1]
+
+
+def test_a_trade_that_waits_for_the_proof_of_a_reset_is_published_as_it_came() -> None:
+    relay = Relay(Kind.TRADE)
+    relay.offer(relay.a, trade(100), trade(101))
+    again, later = trade(100, BASE_US + 500_000), trade(102, BASE_US + 2_900_000)
+    relay.offer(relay.b, again)  # an id that both generations have
+    assert relay.ids == [100, 101]
+    relay.offer(relay.b, later)
+    relay.offer(relay.b, trade(99, BASE_US + 6_000_000))
+    assert relay.ids == [100, 101, 102, 99]
+    assert relay.resets == [1]
+
+    relay = Relay(Kind.TRADE)
+    relay.offer(relay.a, trade(100), trade(101))
+    relay.offer(relay.b, again, trade(99, BASE_US + 3_000_000))
+    assert relay.published[2:] == [again, trade(99, BASE_US + 3_000_000)]
     assert relay.resets == [1]
 
 

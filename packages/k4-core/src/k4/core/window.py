@@ -191,15 +191,26 @@ class RecentIds:
             return Verdict.SEEN
         if rank <= self._floor and (self.ordered or rank < self._floor):
             return Verdict.TOO_LATE
+        self.take(key, rank, now_ns)
+        return Verdict.NEW
+
+    def take(self, key: Hashable, rank: int, now_ns: int) -> bool:
+        """Take a key that cannot be too late, its rank being none below the highest so far; False
+        where it was taken before."""
+        seen = self._seen
+        if key in seen:
+            return False
         seen.add(key)
         order = self._order
         order.append((key, rank, now_ns))
-        while len(order) > WINDOW_IDS and order[0][2] < now_ns - self._span_ns:
-            old, old_rank, _ = order.popleft()
-            seen.discard(old)
-            if old_rank > self._floor:
-                self._floor = old_rank
-        return Verdict.NEW
+        if len(order) > WINDOW_IDS:
+            oldest_ns = now_ns - self._span_ns
+            while len(order) > WINDOW_IDS and order[0][2] < oldest_ns:
+                old, old_rank, _ = order.popleft()
+                seen.discard(old)
+                if old_rank > self._floor:
+                    self._floor = old_rank
+        return True
 
     def go_on(self, ids: Sequence[int]) -> None:
         """Take over ordered ids that an earlier process took."""

@@ -22,7 +22,7 @@ from k4.md import resets
 from k4.md.feed import NO_COUNTS, Channel, Control, Level
 from k4.md.slots import BATCH, RECENT, Entry, Slot, Tap
 
-ZEROS = (0.0, 0.0, 0.0, 0.0, 0.0)
+NO_LEVELS = ((0.0, 0.0),) * 5
 BITS = 60  # ports that may exist at once; a bit rests before it is used again
 
 
@@ -150,8 +150,9 @@ class Port:
         self.wins += 1
         if s.recent is not None:
             self.calls += 1
-            self.entry = entry = [now, self.wait_bins, self.bit, slot, id, self]
-            s.remember(id, entry)
+            self.entry = s.recent[id] = [now, self.wait_bins, self.bit, slot, id, self]
+            if len(s.recent) > RECENT:
+                s.retire_some()
         if s.taps:
             self._tell(s)
 
@@ -168,7 +169,8 @@ class Port:
         key: object = None,
     ) -> None:
         values = (event_us, trade_us, id, price, vol, is_buyer_maker)
-        self._trade(slot, id, first_id, trade_us or event_us, values, id if key is None else key)
+        us = trade_us or event_us
+        self._trade(slot, id, first_id, us, values, id if key is None else key)
 
     def agg(
         self,
@@ -192,12 +194,25 @@ class Port:
         s = self._slots[slot]
         now = self.now
         self.seen[slot] = now
-        plain = s.plain
-        if plain is not None and id == plain.top + 1 and not s.gate and not self.history:
-            plain.top = id
+        mark = us if s.unordered else id
+        plain, window = s.plain, s.window
+        if plain is not None:
+            if id == plain.top + 1 and not s.gate and not self.history:
+                plain.top = id
+            elif not resets.fresh(self, s, id, first_id, us, values, key):
+                return
+        elif (
+            window is not None
+            and mark >= s.last
+            and not (s.gate or s.doubted)
+            and not (self.history and id in self.history.get(slot, ()))
+            and window.take(key, mark, now)
+        ):
+            gaps = s.gaps
+            if gaps is not None:
+                gaps.offer(id, now, first_id)
         elif not resets.fresh(self, s, id, first_id, us, values, key):
             return
-        mark = us if s.unordered else id
         self.own[slot] = mark
         if mark > s.last:
             s.last = mark
@@ -252,13 +267,28 @@ class Port:
 
     def publish(self, s: Slot, id: int, values: tuple[Any, ...], local_ns: int) -> None:
         """Pack one record into its lane and account for it."""
-        s.lane.publish(s.product_type, *values, local_ns // 1000)
+        lane = s.lane
+        i = lane.next
+        lane.pack(
+            lane.buffer,
+            lane.base + i % lane.size * lane.stride,
+            lane.name,
+            s.product_type,
+            *values,
+            local_ns // 1000,
+        )
+        words = lane.words
+        words[lane.index_word] = i
+        lane.next = i + 1
+        total = lane.total
+        total.value = words[0] = total.value + 1
         self.wins += 1
         if s.recent is not None:
             self.calls += 1
             mark = self.own[s.slot] if s.unordered else id
-            self.entry = entry = [local_ns, self.wait_bins, self.bit, s.slot, mark, self]
-            s.remember(id, entry)
+            self.entry = s.recent[id] = [local_ns, self.wait_bins, self.bit, s.slot, mark, self]
+            if len(s.recent) > RECENT:
+                s.retire_some()
         if s.taps:
             self._tell(s)
 
@@ -270,8 +300,9 @@ class Port:
             self.publish(s, id, values, local_ns)
         elif s.recent is not None:
             self.calls += 1
-            self.entry = entry = [local_ns, self.wait_bins, self.bit, s.slot, id, self]
-            s.remember(id, entry)
+            self.entry = s.recent[id] = [local_ns, self.wait_bins, self.bit, s.slot, id, self]
+            if len(s.recent) > RECENT:
+                s.retire_some()
 
     def copied(self, entry: Entry) -> None:
         """A further copy of a published update came."""
@@ -304,25 +335,30 @@ def _flat(
     ask_counts: Sequence[int],
 ) -> tuple[Any, ...]:
     """The members of a Depth5 between product type and local time."""
-    bids = bids[:5]
-    asks = asks[:5]
-    empty = ZEROS[len(bids) :]
-    short = ZEROS[len(asks) :]
+    bid_level, ask_level = len(bids), len(asks)
+    if bid_level != 5:
+        bid_level = min(bid_level, 5)
+        bids = (*bids[:5], *NO_LEVELS[bid_level:])
+    if ask_level != 5:
+        ask_level = min(ask_level, 5)
+        asks = (*asks[:5], *NO_LEVELS[ask_level:])
+    b0, b1, b2, b3, b4 = bids
+    a0, a1, a2, a3, a4 = asks
+    bid_prices = (b0[0], b1[0], b2[0], b3[0], b4[0])
+    bid_vols = (b0[1], b1[1], b2[1], b3[1], b4[1])
+    ask_prices = (a0[0], a1[0], a2[0], a3[0], a4[0])
+    ask_vols = (a0[1], a1[1], a2[1], a3[1], a4[1])
     return (
         event_us,
         trade_us,
         id,
-        len(bids),
-        len(asks),
+        bid_level,
+        ask_level,
         0.0,
-        *[level[0] for level in bids],
-        *empty,
-        *[level[1] for level in bids],
-        *empty,
-        *[level[0] for level in asks],
-        *short,
-        *[level[1] for level in asks],
-        *short,
+        *bid_prices,
+        *bid_vols,
+        *ask_prices,
+        *ask_vols,
         *bid_counts,
         *ask_counts,
     )
@@ -432,14 +468,20 @@ class Arbiter:
             overdue = now_ns - 2 * self.reset_ns
             self.leaving = [p for p in self.leaving if p.fallen and p.latest_ns > overdue]
 
-    def _retire(self, entry: Entry) -> None:
-        first_ns, _, mask, _, _, winner = entry
-        others = int(id(entry) in self._missed)
-        if others:
-            self._missed.remove(id(entry))
-        for port in self.ports:
-            if port.serving_ns and port.serving_ns < first_ns and not mask & port.bit:
-                port.missed += 1
-                others += 1
-        if others and mask == winner.bit:
-            winner.alone += 1
+    def _retire(self, entries: Sequence[Entry]) -> None:
+        """Account for updates of which no further copy is awaited."""
+        serving = [port for port in self.ports if port.serving_ns]
+        everyone = sum(port.bit for port in serving)
+        for entry in entries:
+            first_ns, _, mask, _, _, winner = entry
+            if mask & everyone == everyone and not self._missed:
+                continue
+            others = int(id(entry) in self._missed)
+            if others:
+                self._missed.remove(id(entry))
+            for port in serving:
+                if port.serving_ns < first_ns and not mask & port.bit:
+                    port.missed += 1
+                    others += 1
+            if others and mask == winner.bit:
+                winner.alone += 1

@@ -198,7 +198,8 @@ class RelayedPort(Port):
             self._open(s, id, us)
             taken = s.verdict(id, id, id, id, self.now) is Verdict.NEW
         else:
-            taken = resets.fresh(self, s, id, id, us, (record,), id)  # keeps no trade back
+            # A copy of the record: what cannot be judged yet is kept longer than the datagram.
+            taken = resets.fresh(self, s, id, id, us, (bytes(record),), id)
         if not taken:
             return False
         self.own[s.slot] = id

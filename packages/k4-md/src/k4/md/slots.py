@@ -6,7 +6,7 @@ writes these members directly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,7 @@ class Slot:
         self.taps: tuple[Tap, ...] = ()
         self.recent: dict[int, Entry] | None = {} if shared else None
         self.doubted: dict[Hashable, tuple[Port, Held]] = {}
-        self.retire: Callable[[Entry], None] | None = None
+        self.retire: Callable[[Sequence[Entry]], None] | None = None
         ids = channel.ids
         self.suspected = ids is Ids.SUSPECTED
         self.unordered = ids is Ids.UNORDERED
@@ -179,17 +179,11 @@ class Slot:
         record = self.lane.newest().cast("Q")
         return record[_TRADE_US] or record[_EVENT_US], record[-1]
 
-    def remember(self, id: int, entry: Entry) -> None:
-        """Await further copies of a published update; the oldest are given up in batches."""
+    def retire_some(self) -> None:
+        """Give up the copies of the oldest updates in `recent`, a batch of them."""
         recent = self.recent
-        if recent is None:
-            return
-        recent[id] = entry
-        if len(recent) > RECENT:
-            for old in list(islice(recent, BATCH)):
-                gone = recent.pop(old)
-                if self.retire is not None:
-                    self.retire(gone)
+        assert recent is not None
+        self._retire(list(islice(recent, BATCH)))
 
     def forget(self, before_ns: int) -> None:
         """Give up the copies of updates published before `before_ns`."""
@@ -201,10 +195,13 @@ class Slot:
             if entry[0] >= before_ns:
                 break
             old.append(id)
-        for id in old:
-            gone = recent.pop(id)
-            if self.retire is not None:
-                self.retire(gone)
+        self._retire(old)
+
+    def _retire(self, ids: Sequence[int]) -> None:
+        assert self.recent is not None
+        gone = [self.recent.pop(id) for id in ids]
+        if self.retire is not None:
+            self.retire(gone)
 
     def verdict(self, key: Any, id: int, first_id: int, rank: int, now_ns: int) -> Verdict:
         """What a trade's id is; takes note of it."""
@@ -223,6 +220,7 @@ class Slot:
         self.floor_us = first_us
         self.opened_with = first_id
         self.gate = True
+        self.doubted.clear()
         self.resets += 1
         self.generation = self.lane.open_generation()
         self.forget(1 << 62)

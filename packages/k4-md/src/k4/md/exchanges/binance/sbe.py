@@ -45,6 +45,7 @@ TRADE_ENTRY = struct.Struct("<qqqB")
 DEPTH_ROOT = struct.Struct("<qqbb")
 DEPTH_GROUP = struct.Struct("<HH")
 LEVEL = struct.Struct("<qq")
+BEST_LEVELS = struct.Struct("<HH10q")  # a group's head and its best five levels
 
 SCHEMA_BYTES = SCHEMA.to_bytes(2, "little")
 BEST_BID_ASK_END = HEADER.size + BEST_BID_ASK_ROOT.size
@@ -172,45 +173,57 @@ class SbeSession:
                 )
 
     def _depth(self, frame: bytes, end: int, out: Sink) -> None:
-        bids = _group(frame, end)
-        asks = _group(frame, bids.stop) if bids is not None else None
-        if bids is None or asks is None or len(frame) <= asks.stop:
+        bids_end = _group_end(frame, end)
+        asks_end = _group_end(frame, bids_end)
+        if len(frame) <= asks_end:
             out.drop("malformed")
             return
         event, id, pe, qe = DEPTH_ROOT.unpack_from(frame, HEADER.size)
         if event < 0 or id < 0:
             out.drop("malformed")
             return
-        slot = self._books.get(frame[asks.stop : asks.stop + 1 + frame[asks.stop]])
+        slot = self._books.get(frame[asks_end : asks_end + 1 + frame[asks_end]])
         if slot is None:
-            out.drop(_why_no_slot(frame, asks.stop))
+            out.drop(_why_no_slot(frame, asks_end))
             return
-        best_bids, best_asks = _levels(frame, bids, pe, qe), _levels(frame, asks, pe, qe)
-        if best_bids is None or best_asks is None:
+        bids, asks = _levels(frame, end, pe, qe), _levels(frame, bids_end, pe, qe)
+        if bids is None or asks is None:
             out.drop("price")
         else:
-            out.depth(slot, id, event, 0, best_bids, best_asks)
+            out.depth(slot, id, event, 0, bids, asks)
 
 
-def _group(frame: bytes, at: int) -> range | None:
-    """Where the levels of the group at `at` begin; `stop` is its end. None where it overruns."""
-    first = at + DEPTH_GROUP.size
-    if len(frame) < first:
-        return None
+def _group_end(frame: bytes, at: int) -> int:
+    """Where the group at `at` ends; beyond the frame where it overruns it."""
+    beyond = len(frame) + 1
+    if beyond <= at + DEPTH_GROUP.size:
+        return beyond
     step, count = DEPTH_GROUP.unpack_from(frame, at)
-    stop = first + step * count
-    if step < LEVEL.size or len(frame) < stop:
-        return None
-    return range(first, stop, step)
+    return beyond if step < LEVEL.size else int(at + DEPTH_GROUP.size + step * count)
 
 
-def _levels(frame: bytes, side: range, pe: int, qe: int) -> list[tuple[float, float]] | None:
-    """The best levels of a side; None where one is negative."""
+def _levels(frame: bytes, at: int, pe: int, qe: int) -> Sequence[tuple[float, float]] | None:
+    """The best levels of the group at `at`, which lies within the frame; None where one is
+    negative."""
     times, over = SCALES[pe]
     vol_times, vol_over = SCALES[qe]
+    step, count = DEPTH_GROUP.unpack_from(frame, at)
+    if step == LEVEL.size and count >= LEVELS and times == vol_times == 1:
+        # Nearly every book: both exponents at most 0, all levels unpacked at once.
+        _, _, p0, v0, p1, v1, p2, v2, p3, v3, p4, v4 = best = BEST_LEVELS.unpack_from(frame, at)
+        if min(best) < 0:
+            return None
+        return (
+            (p0 / over, v0 / vol_over),
+            (p1 / over, v1 / vol_over),
+            (p2 / over, v2 / vol_over),
+            (p3 / over, v3 / vol_over),
+            (p4 / over, v4 / vol_over),
+        )
     levels = []
-    for at in side[:LEVELS]:
-        price, vol = LEVEL.unpack_from(frame, at)
+    first = at + DEPTH_GROUP.size
+    for start in range(first, first + step * min(count, LEVELS), step):
+        price, vol = LEVEL.unpack_from(frame, start)
         if price < 0 or vol < 0:
             return None
         levels.append((price * times / over, vol * vol_times / vol_over))
