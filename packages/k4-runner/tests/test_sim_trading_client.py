@@ -179,7 +179,7 @@ async def agreed(desk: Desk, module: TdModule, product: str, name: str) -> None:
     kind = AccountType(product)
     while True:
         orders = desk.ledger.orders(client_id=name)
-        state = module.accounts[kind].orders.get(name)
+        state = module.accounts[kind].book.orders.get(name)
         if state is not None and not state.doubts and not state.waiting:
             if not orders and state.rejected:
                 return

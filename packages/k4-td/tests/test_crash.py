@@ -63,7 +63,7 @@ async def test_kill_9_under_load_loses_nothing_and_sends_nothing_twice(
     module = TdModule(settings, timing=TIMING)
     log = Log(module)
     await module.login(20.0)
-    ours = module.accounts[AccountType(account)]
+    ours = module.accounts[AccountType(account)].book
 
     def settled() -> bool:
         return not any(state.doubts or state.waiting for state in ours.orders.open())

@@ -52,6 +52,6 @@ async def test_an_event_in_time_is_no_alarm(venue: FakeVenue, tmp_path: Path) ->
         await td.query_order(key)
         venue.release(lambda held: held)
         await log.until(lambda event: isinstance(event, Filled))
-        watched = td.accounts[next(iter(td.accounts))]._owed_fills
+        watched = td.accounts[next(iter(td.accounts))].owed_fills
         watched._look(key)
         assert not [event for event in log.seen if isinstance(event, Fault | Disconnected)]

@@ -339,7 +339,7 @@ async def test_an_amend_in_doubt_counts_with_the_larger_quantity_until_settled(
         venue.faults.append(VenueFault("order.modify", "drop", "after"))
         update = await td.amend_order(key, quantity=Decimal("0.500"))
         assert update.status is OrderStatus.UNKNOWN
-        state = td.accounts[AccountType.UBASE].orders.get(key)
+        state = td.accounts[AccountType.UBASE].book.orders.get(key)
         assert state is not None
         assert state.exposure == Decimal("0.500")
         await log.until(
@@ -366,7 +366,7 @@ async def test_events_out_of_order_and_twice_change_nothing(
         await td.query_order(key)
         fills = [event.fill for event in log.seen if isinstance(event, Filled)]
         assert sorted(fill.quantity for fill in fills) == [Decimal("0.100"), Decimal("0.200")]
-        state = td.accounts[AccountType.SPOT].orders.get(key)
+        state = td.accounts[AccountType.SPOT].book.orders.get(key)
         assert state is not None
         assert (state.status, state.filled) == (OrderStatus.FILLED, Decimal("0.300"))
 
@@ -387,7 +387,7 @@ async def test_a_lost_connection_is_reconciled_before_orders_are_taken(
             for account in ("spot", "ubase"):
                 await log.until_account(kind, account)
         for account, key in keys.items():
-            state = td.accounts[AccountType(account)].orders.get(key)
+            state = td.accounts[AccountType(account)].book.orders.get(key)
             assert state is not None
             assert state.status is OrderStatus.FILLED
             assert len(state.fills) == 1
@@ -638,8 +638,8 @@ async def test_a_restart_replays_reconciles_and_then_trades(
     venue.fill(venue.orders[1], Decimal("0.100"))
     async with running(settings) as td:
         account = td.accounts[AccountType.SPOT]
-        assert [state.order.client_order_id for state in account.orders.open()] == [kept]
-        state = account.known(filled)
+        assert [state.order.client_order_id for state in account.book.orders.open()] == [kept]
+        state = account.book.known(filled)
         assert (state.status, len(state.fills)) == (OrderStatus.FILLED, 1)
         with pytest.raises(JournalError, match="used before"):
             await td.insert_order(order(client_order_id=filled))
@@ -815,7 +815,7 @@ async def test_a_stop_with_an_answer_outstanding_is_settled_at_the_next_start(
         await venue.until(lambda: bool(venue.placed))
     assert (await placing).status is OrderStatus.UNKNOWN
     async with running(settings) as td:
-        state = td.accounts[AccountType.SPOT].known("at-stop")
+        state = td.accounts[AccountType.SPOT].book.known("at-stop")
         assert (state.status, state.doubts) == (OrderStatus.NEW, ())
     assert venue.placed == ["at-stop"]
 

@@ -2,14 +2,13 @@
 
 The order of things is the promise: checks, then the journal, then the venue, then what came of it.
 A request whose outcome is not known leaves its order in doubt, which only the venue settles (see
-`resolve.py`); nothing is sent again because no answer came. What is heard is joined into the state
-(`state.py`), so that events need no buffering while a snapshot is under way.
+`resolve.py`); nothing is sent again because no answer came. What is known is kept in `book.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from typing import Any
 
@@ -19,48 +18,40 @@ from k4.core.clock import Clock
 from k4.core.errors import SymbolError
 from k4.core.trading import (
     ZERO,
-    AccountType,
     Balance,
-    BalanceChanged,
     Connected,
-    Direction,
     Disconnected,
     DuplicateOrder,
     Event,
     Fault,
-    Fill,
-    Filled,
-    ForeignOrder,
     InvalidOrder,
     JournalError,
     KeyRefreshed,
     NewOrder,
     NotReady,
     NotSent,
-    OrderChanged,
     OrderError,
     OrderMissing,
     OrderStatus,
     OrderUpdate,
     OutcomeUnknown,
     Position,
-    PositionChanged,
-    PositionSide,
     VenueRefused,
 )
 from k4.td import filters
 from k4.td import state as states
 from k4.td.amending import Amender
+from k4.td.book import Book
 from k4.td.filters import SymbolRules
 from k4.td.journal import Journal
 from k4.td.kill import KillSwitch
-from k4.td.orders import Orders, name_of
+from k4.td.orders import name_of
 from k4.td.owed_fills import OwedFills, owed
 from k4.td.quotes import Quote, Quotes
 from k4.td.recovery import Recovery
 from k4.td.request import Request
 from k4.td.resolver import Resolver
-from k4.td.risk import Figures, RiskGate
+from k4.td.risk import RiskGate
 from k4.td.state import CANCEL, PLACE, OrderState
 from k4.td.timing import Timing
 from k4.td.venue import OrderRef, Report, Venue
@@ -85,10 +76,7 @@ class Account:
         self.venue = venue
         self.type = venue.account
         self.journal = journal
-        self.orders = Orders()
-        self.positions: dict[tuple[str, PositionSide], Position] = {}
-        self.balances: dict[str, Balance] = {}
-        self.heads: dict[str, int] = {}
+        self.book = Book(venue, journal, emit, self._changed, self._unwritten)
         self.clock = clock
         self.timing = timing
         self.recv_window = recv_window
@@ -105,25 +93,16 @@ class Account:
         self._quiet.set()
         self._unheard: set[str] = set()
         self._heard_early: set[str] = set()
-        # Fills that the position or balance known now does not yet contain: the venue tells of the
-        # two in separate events, and the risk gate must not miss what is between them.
-        self._unsettled: dict[tuple[str, PositionSide], list[Fill]] = {}
         self.resolver = Resolver(self)
         self._recovery = Recovery(self)
         self._amender = Amender(self)
-        self._owed_fills = OwedFills(self)
+        self.owed_fills = OwedFills(self)
 
     # Life.
 
     def replay(self) -> None:
-        """Load what the journal left open. Strategies that wanted their orders cancelled when they
-        disconnect did so with the last process."""
-        kept = self.journal.open_orders(self.type)
-        for entry in kept:
-            self.orders.put(entry.state)
-        self._recovery.orphans = [
-            entry.state.order.client_order_id for entry in kept if entry.cancel_on_disconnect
-        ]
+        """Load what the journal left open."""
+        self._recovery.orphans = self.book.replay()
 
     async def open(self) -> None:
         """Begin; `ready` is set when the account is reconciled. Raises OrderError."""
@@ -181,11 +160,15 @@ class Account:
         rules = self.check(order)
         self.venue.validate(order)
         self.gate.check(
-            order, rules, self.figures(order), self.quote(rules), self.clock.monotonic()
+            order,
+            rules,
+            self.book.figures(order, rules),
+            self.quote(rules),
+            self.clock.monotonic(),
         )
         state = states.intend(order, self.now_us())
         self.journal.intend_place(state, owner, cancel_on_disconnect)
-        self.put(state)
+        self.book.put(state)
         key = order.client_order_id
         with Request(self, key, PLACE):
             try:
@@ -194,15 +177,15 @@ class Account:
                 # The id is unique to this journal, so the live order can only be this one.
                 self.doubt(key, PLACE, str(error))
             except (VenueRefused, NotSent) as error:
-                self.change(states.refuse(self.known(key), error.message))
-                error.order = self.view(key)
+                self.book.change(states.refuse(self.book.known(key), error.message))
+                error.order = self.book.view(key)
                 raise
             except OutcomeUnknown as error:
                 self.doubt(key, PLACE, error.message)
             else:
                 self.expect_event(key)
-                self.change(states.hear(states.settle(self.known(key), PLACE), report))
-        return self.view(key)
+                self.book.change(states.hear(states.settle(self.book.known(key), PLACE), report))
+        return self.book.view(key)
 
     def _prepare(self, order: NewOrder) -> NewOrder:
         """With the venue's spelling of the symbol and a client id."""
@@ -215,7 +198,7 @@ class Account:
             )
         rules = self._rules(order.symbol)
         key = order.client_order_id or self.make_id()
-        if self.orders.get(key) is not None:
+        if self.book.orders.get(key) is not None:
             raise JournalError("client_order_id", f"client order id {key!r} was used before")
         return msgspec.structs.replace(order, symbol=rules.symbol, client_order_id=key)
 
@@ -234,86 +217,42 @@ class Account:
             if quote is not None
             else ZERO
         )
-        filters.check(rules, order, reference, self.orders.open_on(rules.symbol))
+        filters.check(rules, order, reference, self.book.orders.open_on(rules.symbol))
         return rules
 
     def quote(self, rules: SymbolRules) -> Quote | None:
         return self._quotes.quote(rules.symbol)
 
-    def figures(self, order: NewOrder, leave_out: OrderState | None = None) -> Figures:
-        buys = self.orders.exposure(order.symbol, Direction.BUY)
-        sells = self.orders.exposure(order.symbol, Direction.SELL)
-        if leave_out is not None and order.direction is Direction.BUY:
-            buys -= leave_out.exposure
-        elif leave_out is not None:
-            sells -= leave_out.exposure
-        return Figures(
-            position=self._position(order),
-            buys=buys,
-            sells=sells,
-            open_orders=self.orders.open_count - (leave_out is not None),
-        )
-
-    def _position(self, order: NewOrder) -> Decimal:
-        """With the fills that happened after it was last told."""
-        quantity, told_us = ZERO, 0
-        if self.type is AccountType.SPOT:  # what is owned of the base asset
-            balance = self.balances.get(self._rules(order.symbol).base)
-            if balance is not None:
-                quantity, told_us = balance.total, balance.update_time_us
-        else:
-            position = self.positions.get((order.symbol, order.position_side))
-            if position is not None:
-                quantity, told_us = position.quantity, position.update_time_us
-        key = order.symbol, order.position_side
-        later = [f for f in self._unsettled.get(key, ()) if f.trade_time_us > told_us]
-        self._unsettled[key] = later
-        for fill in later:
-            quantity += fill.quantity if fill.direction is Direction.BUY else -fill.quantity
-        return quantity
-
-    def _filled(self, state: OrderState, fills: Iterable[Fill]) -> None:
-        holding = state.order.symbol, state.order.position_side
-        for fill in fills:
-            self._unsettled.setdefault(holding, []).append(fill)
-            self.note_head(fill)
-            self.emit(Filled(fill))
-
-    def settle_fills(self, until_us: int) -> None:
-        """Positions and balances known now contain every fill before this time of the venue."""
-        for key, fills in self._unsettled.items():
-            self._unsettled[key] = [fill for fill in fills if fill.trade_time_us >= until_us]
-
     async def cancel(self, key: str) -> OrderUpdate:
         """Ask the venue to cancel. The order as it is then: canceled, or unknown. Raises
         OrderMissing, with the order in `error.order`, where the venue has nothing to cancel."""
-        state = self.known(key)
+        state = self.book.known(key)
         if state.final:
             raise self.finality(state)
         seq = self.journal.intend(state, "cancel", {}, self.now_us())
-        self.change(states.ask(state, CANCEL))
+        self.book.change(states.ask(state, CANCEL))
         with Request(self, key, CANCEL, seq) as request:
             try:
                 report = await self.venue.cancel(self.ref(state))
             except OrderMissing as error:
                 # Final already, or not yet there: only a query can tell which.
                 request.outcome(error.message)
-                self.change(states.settle(self.known(key), CANCEL))
+                self.book.change(states.settle(self.book.known(key), CANCEL))
                 await self.resolver.look(key)
-                error.order = self.view(key)
+                error.order = self.book.view(key)
                 raise
             except (VenueRefused, NotSent) as error:
                 request.outcome(error.message)
-                self.change(states.settle(self.known(key), CANCEL))
-                error.order = self.view(key)
+                self.book.change(states.settle(self.book.known(key), CANCEL))
+                error.order = self.book.view(key)
                 raise
             except OutcomeUnknown as error:
                 request.outcome(f"unknown: {error.message}")
                 self.doubt(key, CANCEL, error.message)
             else:
                 request.outcome("done")
-                self.change(states.hear(states.settle(self.known(key), CANCEL), report))
-        return self.view(key)
+                self.book.change(states.hear(states.settle(self.book.known(key), CANCEL), report))
+        return self.book.view(key)
 
     async def amend(
         self, key: str, quantity: Decimal | None, price: Decimal | None, owner: str, cancels: bool
@@ -334,16 +273,16 @@ class Account:
     async def query(self, key: str) -> OrderUpdate:
         """The venue's word on one order. Raises OrderMissing where it knows none and the order was
         never in doubt."""
-        state = self.known(key)
+        state = self.book.known(key)
         try:
             self.report(await self.venue.order(self.ref(state)))
         except OrderMissing as error:
-            state = self.known(key)
+            state = self.book.known(key)
             if state.venue is None and (state.doubts or state.waiting or state.final):
-                return self.view(key)
-            error.order = self.view(key)
+                return self.book.view(key)
+            error.order = self.book.view(key)
             raise
-        return self.view(key)
+        return self.book.view(key)
 
     async def query_open(self, symbol: str = "") -> list[OrderUpdate]:
         """What is open: the venue's list, and what is in doubt here. Never a partial list."""
@@ -351,10 +290,10 @@ class Account:
         listed = await self.venue.open_orders(wanted)
         for report in listed:
             self.report(report)
-        keys = {self._key(report) for report in listed}
+        keys = {self.book.key(report) for report in listed}
         return [
             states.view(state)
-            for state in self.orders.open()
+            for state in self.book.orders.open()
             if (not wanted or state.order.symbol == wanted)
             and (name_of(state) in keys or state.doubts or state.waiting)
         ]
@@ -378,60 +317,32 @@ class Account:
 
     def report(self, report: Report) -> None:
         """A report of an event or a query."""
-        state = self._find(report)
+        state = self.book.find(report)
         if state is None:
-            self._foreign(report)
+            self.book.foreign(report)
             return
         key = state.order.client_order_id
         self._unheard.discard(key)
         if PLACE in state.waiting:
             self._heard_early.add(key)
-        self.change(states.hear(state, report))
+        self.book.change(states.hear(state, report))
 
     def position(self, position: Position) -> None:
-        key = position.symbol, position.position_side
-        known = self.positions.get(key)
-        if known is not None and known.update_time_us > position.update_time_us:
-            return
-        self.positions[key] = position
-        if position != known:
-            self.emit(PositionChanged(position))
+        self.book.position(position)
 
     def balance(self, balance: Balance) -> None:
-        known = self.balances.get(balance.asset)
-        if known is not None and known.update_time_us > balance.update_time_us:
-            return
-        self.balances[balance.asset] = balance
-        if balance != known:
-            self.emit(BalanceChanged(balance))
-
-    def late_fill(self, fill: Fill) -> None:
-        """An execution from the venue's list, which names orders by the venue's id alone."""
-        state = self.orders.by_venue_id(fill.symbol, fill.order_id)
-        if state is None:
-            state = self.journal.find_by_venue_id(self.type, fill.symbol, fill.order_id)
-        self.note_head(fill)
-        if state is None or state.foreign:
-            self.journal.add_fills([fill])
-            return
-        named = msgspec.structs.replace(fill, client_order_id=state.order.client_order_id)
-        self.change(states.fill(state, [named]))
+        self.book.balance(balance)
 
     def fault(self, fault: Fault) -> None:
         self.emit(fault)
 
-    def note_head(self, fill: Fill) -> None:
-        """Remember the highest trade id of the symbol."""
-        trade = int(fill.trade_id)
-        self.heads[fill.symbol] = max(trade, self.heads.get(fill.symbol, trade))
-
     async def complete_fills(self, key: str) -> None:
         """Fetch the executions that the order's cumulative figure includes and no event told."""
-        state = self.known(key)
+        state = self.book.known(key)
         if not owed(state):
             return
         for fill in await self.venue.order_fills(state.order.symbol, state.order_id):
-            self.late_fill(fill)
+            self.book.late_fill(fill)
 
     def key_refreshed(self, created: bool) -> None:
         self.emit(KeyRefreshed(account_type=self.type, created=created))
@@ -440,52 +351,17 @@ class Account:
         """Reconciled: take orders."""
         self.ready.set()
         self.emit(Connected(account_type=self.type))
-        for state in self.orders.open():
+        for state in self.book.orders.open():
             self._enforce_kill(state)
-
-    def _find(self, report: Report) -> OrderState | None:
-        state = self.orders.get(self._key(report))
-        if state is None and report.client_order_id:
-            state = self.journal.find(self.type, report.client_order_id)
-        return state or self.orders.by_venue_id(report.symbol, report.order_id)
-
-    def _key(self, report: Report) -> str:
-        return report.client_order_id or f"#{report.order_id}"
-
-    def _foreign(self, report: Report) -> None:
-        state = states.foreign(report, self.type)
-        if state.final and not report.fills:
-            return
-        self.orders.put(state)
-        self.emit(ForeignOrder(states.view(state)))
-        self._filled(state, state.fills.values())
 
     # The state of orders.
 
-    def key_of(self, client_order_id: str, order_id: str, symbol: str) -> str | None:
-        """What an order is found by here, from whatever a caller knows of it; None for an order
-        that this account has never seen."""
-        if client_order_id:
-            known = self.orders.get(client_order_id) is not None
-            known = known or self.journal.find(self.type, client_order_id) is not None
-            return client_order_id if known else None
-        rules = self.venue.symbols.known(symbol)
-        name = rules.symbol if rules is not None else symbol
-        state = self.orders.by_venue_id(name, order_id)
-        state = state or self.journal.find_by_venue_id(self.type, name, order_id)
-        return name_of(state) if state is not None else None
+    def _changed(self, state: OrderState) -> None:
+        self.owed_fills.watch(state)
+        self._enforce_kill(state)
 
-    def known(self, key: str) -> OrderState:
-        """Raises OrderMissing for an id that this journal has never seen."""
-        state = self.orders.get(key) or self.journal.find(self.type, key)
-        if state is None:
-            raise OrderMissing(
-                "missing", f"no order {key[:60]!r} is known here", remedy="check client_order_id"
-            )
-        return state
-
-    def view(self, key: str) -> OrderUpdate:
-        return states.view(self.known(key))
+    def _unwritten(self, error: JournalError, key: str) -> None:
+        self.complain(error.code, error.message, error.remedy, key)
 
     def ref(self, state: OrderState) -> OrderRef:
         return OrderRef(
@@ -495,46 +371,15 @@ class Account:
             recv_window=state.order.recv_window,
         )
 
-    def change(self, state: OrderState) -> None:
-        """The order is now thus: remember, write down, tell. A journal that cannot be written
-        stops new orders (their intents fail), not the truth about those that are out."""
-        key = name_of(state)
-        before = self.orders.get(key)
-        if before is None and not state.foreign:
-            before = self.journal.find(self.type, key)
-        if state == before:
-            return
-        known = before.fills if before is not None else {}
-        fills = [fill for name, fill in state.fills.items() if name not in known]
-        self.orders.put(state)
-        if not state.foreign:
-            try:
-                self.journal.save(state, fills)
-                if before is not None and before.doubts and not (state.doubts or state.waiting):
-                    self.journal.settled(state)
-            except JournalError as error:
-                self.complain(error.code, error.message, error.remedy, key)
-        self._filled(state, fills)
-        self._owed_fills.watch(state)
-        if before is None or states.view(before) != states.view(state):
-            update = states.view(state)
-            self.emit(ForeignOrder(update) if state.foreign else OrderChanged(update))
-        self._enforce_kill(state)
-
     def doubt(self, key: str, request: str, reason: str) -> None:
         """The outcome of a request is not known: show it, and ask the venue."""
-        self.change(states.doubt(self.known(key), request, reason))
-        if self.known(key).doubts:
+        self.book.change(states.doubt(self.book.known(key), request, reason))
+        if self.book.known(key).doubts:
             self.resolver.begin(key)
 
     def resolve(self, key: str) -> None:
         """Ask the venue about an order that is in doubt already."""
         self.resolver.begin(key)
-
-    def put(self, state: OrderState) -> None:
-        """A new order, written down already."""
-        self.orders.put(state)
-        self.emit(OrderChanged(states.view(state)))
 
     def finality(self, state: OrderState) -> OrderError:
         error = OrderMissing(
@@ -552,7 +397,7 @@ class Account:
             self.spawn(self._cancel_quietly(state.order.client_order_id))
 
     async def _cancel_quietly(self, key: str) -> None:
-        state = self.known(key)
+        state = self.book.known(key)
         if state.final or CANCEL in state.waiting:
             return
         try:

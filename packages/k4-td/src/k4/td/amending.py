@@ -42,7 +42,7 @@ class Amender:
         that in place (spot: another price, more quantity) the order is cancelled and replaced by
         one with a new client id; the answer is then about that one."""
         account = self._account
-        state = account.known(key)
+        state = account.book.known(key)
         account.kill.check()
         if state.final:
             raise account.finality(state)
@@ -56,7 +56,7 @@ class Amender:
             price=price if price is not None else state.price,
         )
         rules = account.check(changed)
-        figures = account.figures(changed, leave_out=state)
+        figures = account.book.figures(changed, rules, leave_out=state)
         now = account.clock.monotonic()
         account.gate.check(changed, rules, figures, account.quote(rules), now, amends=True)
         in_place = not account.venue.replaces or (
@@ -68,35 +68,37 @@ class Amender:
 
     async def _amend_in_place(self, state: OrderState, changed: NewOrder) -> OrderUpdate:
         account, key = self._account, state.order.client_order_id
+        book = account.book
         wanted = changed.quantity, changed.price
         detail = {
             "quantity": decimal_text(changed.quantity),
             "price": decimal_text(changed.price),
         }
         seq = account.journal.intend(state, "amend", detail, account.now_us())
-        account.change(states.ask(state, AMEND, wanted))
+        book.change(states.ask(state, AMEND, wanted))
         with Request(account, key, AMEND, seq) as request:
             try:
                 report = await account.venue.amend(account.ref(state), changed)
             except (VenueRefused, NotSent) as error:
                 request.outcome(error.message)
-                account.change(states.settle(account.known(key), AMEND))
+                book.change(states.settle(book.known(key), AMEND))
                 if isinstance(error, OrderMissing):
                     await account.resolver.look(key)
-                error.order = account.view(key)
+                error.order = book.view(key)
                 raise
             except OutcomeUnknown as error:
                 request.outcome(f"unknown: {error.message}")
                 account.doubt(key, AMEND, error.message)
             else:
                 request.outcome("done")
-                account.change(states.hear(states.settle(account.known(key), AMEND), report))
-        return account.view(key)
+                book.change(states.hear(states.settle(book.known(key), AMEND), report))
+        return book.view(key)
 
     async def _replace(
         self, state: OrderState, changed: NewOrder, owner: str, cancels: bool
     ) -> OrderUpdate:
         account = self._account
+        book = account.book
         if state.filled:
             raise InvalidOrder(
                 "status",
@@ -108,16 +110,16 @@ class Amender:
         account.venue.validate(order)
         new = states.intend(order, account.now_us())
         seq = account.journal.intend_replace(state, new, owner, cancels)
-        account.change(states.ask(state, CANCEL))
-        account.put(new)
+        book.change(states.ask(state, CANCEL))
+        book.put(new)
         with Request(account, old, CANCEL, seq) as request, Request(account, key, PLACE):
             try:
                 done = await account.venue.replace(account.ref(state), order)
             except (VenueRefused, NotSent) as error:
                 request.outcome(error.message)
-                account.change(states.settle(account.known(old), CANCEL))
-                account.change(states.refuse(account.known(key), error.message))
-                error.order = account.view(key)
+                book.change(states.settle(book.known(old), CANCEL))
+                book.change(states.refuse(book.known(key), error.message))
+                error.order = book.view(key)
                 raise
             except OutcomeUnknown as error:
                 request.outcome(f"unknown: {error.message}")
@@ -126,21 +128,22 @@ class Amender:
             else:
                 request.outcome("done")
                 await self._replaced(old, key, done)
-        return account.view(key)
+        return book.view(key)
 
     async def _replaced(self, old: str, key: str, done: Replaced) -> None:
         account = self._account
-        account.change(states.settle(account.known(old), CANCEL))
+        book = account.book
+        book.change(states.settle(book.known(old), CANCEL))
         if isinstance(done.canceled, Report):
-            account.change(states.hear(account.known(old), done.canceled))
+            book.change(states.hear(book.known(old), done.canceled))
         else:
             await account.resolver.look(old)
         if isinstance(done.placed, Report):
             account.expect_event(key)
-            account.change(states.hear(states.settle(account.known(key), PLACE), done.placed))
+            book.change(states.hear(states.settle(book.known(key), PLACE), done.placed))
             return
         refusal = done.placed or done.canceled
         assert isinstance(refusal, VenueRefused)
-        account.change(states.refuse(account.known(key), refusal.message))
-        refusal.order = account.view(key)
+        book.change(states.refuse(book.known(key), refusal.message))
+        refusal.order = book.view(key)
         raise refusal

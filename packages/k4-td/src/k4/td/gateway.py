@@ -376,7 +376,7 @@ class Client(asyncio.Protocol):
 
     def _forget_final(self) -> None:
         for key, account in list(self._placed.items()):
-            state = self._module.accounts[account].orders.get(key)
+            state = self._module.accounts[account].book.orders.get(key)
             if state is None or state.final:
                 del self._placed[key]
 

@@ -34,7 +34,7 @@ class OwedFills:
     def _look(self, key: str) -> None:
         self._watched.discard(key)
         account = self._account
-        if account.stopping or not owed(account.known(key)):
+        if account.stopping or not owed(account.book.known(key)):
             return
         account.complain(
             "stream.silent",
@@ -52,7 +52,7 @@ class OwedFills:
             await account.complete_fills(key)
         except OrderError as error:
             account.complain(error.code, f"executions of {key}: {error.message}", error.remedy, key)
-            self.watch(account.known(key))
+            self.watch(account.book.known(key))
 
 
 def owed(state: OrderState) -> bool:

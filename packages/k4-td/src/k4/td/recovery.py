@@ -73,7 +73,8 @@ class Recovery:
 
     async def _reconcile(self) -> None:
         account = self._account
-        local = [state for state in account.orders.open() if not is_algo(state)]
+        book = account.book
+        local = [state for state in book.orders.open() if not is_algo(state)]
         listed = await account.venue.open_orders()
         for report in listed:
             account.report(report)
@@ -81,7 +82,7 @@ class Recovery:
         there = {report.client_order_id for report in listed}
         for state in local:
             key = state.order.client_order_id
-            if not account.known(key).final:
+            if not book.known(key).final:
                 await self._compare(key, listed_there=key in there)
             await account.complete_fills(key)
         # After the orders, so that the venue's ids of those that were in doubt are known.
@@ -89,21 +90,22 @@ class Recovery:
         asked_us = account.venue.now_us()
         await self.load_positions()
         await self.load_balances()
-        account.settle_fills(asked_us)
+        book.settle_fills(asked_us)
 
     async def _compare(self, key: str, listed_there: bool) -> None:
         """One order that is open here. A request that is under way now answers for itself."""
         account = self._account
-        state = account.known(key)
+        book = account.book
+        state = book.known(key)
         if not listed_there and not state.waiting:
             try:
                 account.report(await account.venue.order(account.ref(state)))
             except OrderMissing as error:
-                state = account.known(key)
+                state = book.known(key)
                 if not state.final:
                     account.doubt(key, PLACE if state.venue is None else STATUS, error.message)
                 return
-        if account.known(key).doubts:
+        if book.known(key).doubts:
             account.resolve(key)
 
     async def _load_fills(self) -> None:
@@ -111,7 +113,7 @@ class Recovery:
         heads: dict[str, int] = {}
         for symbol, (last, since_us) in account.journal.activity(account.type).items():
             for fill in await account.venue.fills(symbol, last, since_us):
-                account.late_fill(fill)
+                account.book.late_fill(fill)
                 heads[symbol] = int(fill.trade_id)
         account.journal.advance(account.type, heads)
 
@@ -119,8 +121,9 @@ class Recovery:
         """While connected the stream tells of every execution. An answer may overtake it by a
         moment, so what is taken for complete is what was known one interval before."""
         account = self._account
+        book = account.book
         written: dict[str, int] = {}
-        known = dict(account.heads)
+        known = dict(book.heads)
         while True:
             await sleep(account.clock, account.timing.silence)
             news = {name: trade for name, trade in known.items() if written.get(name) != trade}
@@ -130,20 +133,21 @@ class Recovery:
                 account.complain(error.code, error.message, error.remedy)
             else:
                 written |= news
-            known = dict(account.heads)
+            known = dict(book.heads)
 
     async def load_positions(self) -> list[Position]:
         """The venue's positions; what it no longer lists is flat, unless an event says otherwise
         that is newer than the question."""
         account = self._account
+        book = account.book
         asked_us = account.venue.now_us()
         listed = await account.venue.positions()
         for position in listed:
-            account.position(position)
+            book.position(position)
         keys = {(position.symbol, position.position_side) for position in listed}
-        for key, known in list(account.positions.items()):
+        for key, known in list(book.positions.items()):
             if key not in keys and known.quantity and known.update_time_us < asked_us:
-                account.position(
+                book.position(
                     msgspec.structs.replace(
                         known,
                         quantity=ZERO,
@@ -152,28 +156,31 @@ class Recovery:
                         update_time_us=asked_us,
                     )
                 )
-        return [position for position in account.positions.values() if position.quantity]
+        return [position for position in book.positions.values() if position.quantity]
 
     async def load_balances(self) -> list[Balance]:
         """The venue's balances; an asset that it no longer lists is spent."""
         account = self._account
+        book = account.book
         asked_us = account.venue.now_us()
         listed = await account.venue.balances()
         for balance in listed:
-            account.balance(balance)
+            book.balance(balance)
         assets = {balance.asset for balance in listed}
-        for asset, known in list(account.balances.items()):
+        for asset, known in list(book.balances.items()):
             if asset not in assets and known.total and known.update_time_us < asked_us:
-                account.balance(
+                book.balance(
                     msgspec.structs.replace(known, free=ZERO, locked=ZERO, update_time_us=asked_us)
                 )
-        return list(account.balances.values())
+        return list(book.balances.values())
 
     async def cancel_all(self, symbol: str, seq: int) -> list[OrderUpdate]:
         """Cancel by symbol until the venue lists nothing open, then ask how each order ended."""
         account = self._account
         open_here = [
-            state for state in account.orders.open() if not symbol or state.order.symbol == symbol
+            state
+            for state in account.book.orders.open()
+            if not symbol or state.order.symbol == symbol
         ]
         touched = dict.fromkeys(name_of(state) for state in open_here)
         local = {state.order.symbol for state in open_here}
@@ -204,23 +211,24 @@ class Recovery:
 
     async def _ended(self, key: str) -> OrderUpdate:
         account = self._account
-        state = account.orders.get(key)
+        book = account.book
+        state = book.orders.get(key)
         if state is not None and not state.final and not is_algo(state):
             try:
                 account.report(await account.venue.order(account.ref(state)))
             except OrderMissing as error:
-                if not state.foreign and not account.known(key).final:
+                if not state.foreign and not book.known(key).final:
                     account.doubt(key, PLACE if state.venue is None else STATUS, error.message)
             except OrderError as error:
                 account.complain(error.code, f"query of {key}: {error.message}", error.remedy, key)
-        return account.view(key)
+        return book.view(key)
 
     def _close_algo(self, listed: list[Report]) -> None:
         """Conditional orders have no query of their own here: not listed is over."""
         there = {report.order_id for report in listed}
-        for state in self._account.orders.open():
+        for state in self._account.book.orders.open():
             if is_algo(state) and state.order_id not in there:
-                self._account.change(
+                self._account.book.change(
                     states.close(state, OrderStatus.CANCELED, "no longer open at the venue")
                 )
 

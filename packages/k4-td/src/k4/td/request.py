@@ -32,6 +32,6 @@ class Request:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._account.left()
-        waiting = self._what in self._account.known(self._key).waiting
+        waiting = self._what in self._account.book.known(self._key).waiting
         if waiting and kind is not None and not issubclass(kind, OrderError):
             self._account.doubt(self._key, self._what, f"interrupted: {kind.__name__}")

@@ -41,10 +41,11 @@ class Resolver:
         """Ask once, after the venue had nothing to cancel or change. If it does not know the order
         at all, that is in doubt."""
         account = self._account
+        book = account.book
         try:
-            account.report(await account.venue.order(account.ref(account.known(key))))
+            account.report(await account.venue.order(account.ref(book.known(key))))
         except OrderMissing as error:
-            state = account.known(key)
+            state = book.known(key)
             if not state.final:
                 account.doubt(key, STATUS if state.venue else PLACE, error.message)
         except OrderError as error:
@@ -52,48 +53,50 @@ class Resolver:
 
     async def _resolve(self, key: str) -> None:
         account = self._account
-        state = account.known(key)
+        book = account.book
+        state = book.known(key)
         window = state.order.recv_window or account.recv_window
         inquiry = Inquiry.begin(
             account.clock.monotonic(), window, account.venue.clock_error, account.timing
         )
         attempt = 0
-        while account.known(key).doubts:
+        while book.known(key).doubts:
             await sleep(account.clock, Inquiry.delay(attempt, account.timing))
             attempt += 1
-            if not account.known(key).doubts:
+            if not book.known(key).doubts:
                 return  # an event has settled it
             asked = account.clock.monotonic()
             try:
-                report = await account.venue.order(account.ref(account.known(key)))
+                report = await account.venue.order(account.ref(book.known(key)))
             except OrderMissing:
-                verdict = inquiry.judge(account.known(key), asked, found=False)
+                verdict = inquiry.judge(book.known(key), asked, found=False)
             except OrderError:
                 continue  # no answer about the order: ask again
             else:
                 account.report(report)
-                verdict = inquiry.judge(account.known(key), asked, found=True)
+                verdict = inquiry.judge(book.known(key), asked, found=True)
             if await self._act(key, verdict):
                 return
 
     async def _act(self, key: str, verdict: Verdict) -> bool:
         """Whether the inquiry is over."""
         account = self._account
-        state = account.known(key)
+        book = account.book
+        state = book.known(key)
         if verdict is Verdict.AGAIN:
             return False
         if verdict is Verdict.NOT_PLACED:
-            account.change(states.refuse(_settled(state), "not placed: the venue never had it"))
+            book.change(states.refuse(_settled(state), "not placed: the venue never had it"))
             return True
         if verdict is Verdict.GONE:
             return await self._gone(key)
         cancel = CANCEL in state.doubts
-        account.change(_settled(state))
+        book.change(_settled(state))
         try:
             await account.complete_fills(key)
         except OrderError as error:
             account.complain(error.code, f"fills of {key}: {error.message}", error.remedy, key)
-        if cancel and not account.known(key).final:
+        if cancel and not book.known(key).final:
             # The cancel never arrived and no longer can; the order is still to go.
             account.cancel_soon(key)
         return True
@@ -103,14 +106,15 @@ class Resolver:
         ended without a fill after 3 days, so it is over, unless the list of open orders says
         otherwise; its executions were fetched when the account was reconciled."""
         account = self._account
-        state = account.known(key)
+        book = account.book
+        state = book.known(key)
         try:
             listed = await account.venue.open_orders(state.order.symbol)
         except OrderError:
             return False
         if any(report.order_id == state.order_id for report in listed):
             return False
-        account.change(states.close(_settled(state), OrderStatus.EXPIRED, "no record at the venue"))
+        book.change(states.close(_settled(state), OrderStatus.EXPIRED, "no record at the venue"))
         return True
 
 

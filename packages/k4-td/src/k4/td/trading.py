@@ -193,8 +193,8 @@ class TdModule:
                 "type": "trading",
                 "name": self.name,
                 "account_type": account.value,
-                "open": sum(1 for _ in entry.orders.open()),
-                "unknown": sum(1 for state in entry.orders.open() if state.doubts),
+                "open": sum(1 for _ in entry.book.orders.open()),
+                "unknown": sum(1 for state in entry.book.orders.open() if state.doubts),
                 **{
                     name.removeprefix(f"{account.value}."): count
                     for name, count in sorted(self._counts.items())
@@ -379,7 +379,7 @@ class TdModule:
         self, account_type: AccountType | None, client_order_id: str, order_id: str, symbol: str
     ) -> tuple[Account, str]:
         for account in self._chosen(account_type):
-            key = account.key_of(client_order_id, order_id, symbol)
+            key = account.book.key_of(client_order_id, order_id, symbol)
             if key is not None:
                 return account, key
         named = client_order_id or f"{symbol} {order_id}"
