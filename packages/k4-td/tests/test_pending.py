@@ -1,17 +1,13 @@
-"""Waiting: requests, timers on the injected clock, and the venue's clock."""
+"""Waiting: requests, and the venue's clock."""
 
 from __future__ import annotations
-
-import asyncio
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k4.core.testing.clock import ManualClock
 from k4.td.pending import Pending
 from k4.td.server_clock import ServerClock
-from k4.td.timers import sleep, within
 
 
 def test_a_request_is_answered_once() -> None:
@@ -54,55 +50,6 @@ def test_every_waiter_leaves_exactly_once(steps: list[tuple[str, int]]) -> None:
             left += pending.expired(now)
     left += pending.drain()
     assert sorted(left) == sorted(added)
-
-
-async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
-async def test_sleep_and_within_follow_the_clock() -> None:
-    clock = ManualClock()
-    waiting = asyncio.ensure_future(sleep(clock, 10.0))
-    await settle()
-    clock.advance(9.9)
-    await settle()
-    assert not waiting.done()
-    clock.advance(0.2)
-    await waiting
-
-    async def forever() -> None:
-        await asyncio.get_running_loop().create_future()
-
-    limited = asyncio.ensure_future(within(clock, 5.0, forever()))
-    await settle()
-    clock.advance(5.0)
-    with pytest.raises(TimeoutError, match="5 s"):
-        await limited
-
-    async def quick() -> int:
-        return 7
-
-    assert await within(clock, 5.0, quick()) == 7
-
-
-async def test_within_lets_cancellation_and_errors_through() -> None:
-    clock = ManualClock()
-
-    async def forever() -> None:
-        await asyncio.get_running_loop().create_future()
-
-    task = asyncio.ensure_future(within(clock, 5.0, forever()))
-    await settle()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-    async def fails() -> None:
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        await within(clock, 5.0, fails())
 
 
 def test_the_tightest_sample_gives_the_offset_and_its_error() -> None:

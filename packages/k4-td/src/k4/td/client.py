@@ -37,8 +37,8 @@ from k4.core.trading import (
     from_wire,
     to_wire,
 )
+from k4.core.waiting import within
 from k4.td.framing import Lines, TooLong, encode
-from k4.td.timers import within
 
 _T = TypeVar("_T")
 _S = TypeVar("_S", bound=msgspec.Struct)

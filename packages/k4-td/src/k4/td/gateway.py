@@ -34,6 +34,7 @@ from k4.core.trading import (
     parse_decimal,
     to_wire,
 )
+from k4.core.waiting import sleep
 from k4.td.framing import (
     PAGE_BYTES,
     PROTOCOL,
@@ -50,7 +51,6 @@ from k4.td.framing import (
     refusal,
     text,
 )
-from k4.td.timers import sleep
 
 if TYPE_CHECKING:
     from k4.td.trading import TdModule

@@ -24,10 +24,10 @@ from k4.core.trading import (
     OrderUpdate,
     Position,
 )
+from k4.core.waiting import sleep
 from k4.td import state as states
 from k4.td.orders import name_of
 from k4.td.state import PLACE, STATUS, OrderState
-from k4.td.timers import sleep
 from k4.td.venue import Report
 
 if TYPE_CHECKING:

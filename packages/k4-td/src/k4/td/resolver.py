@@ -6,10 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from k4.core.trading import OrderError, OrderMissing, OrderStatus
+from k4.core.waiting import sleep
 from k4.td import state as states
 from k4.td.resolve import Inquiry, Verdict
 from k4.td.state import CANCEL, PLACE, STATUS
-from k4.td.timers import sleep
 
 if TYPE_CHECKING:
     from k4.td.account import Account

@@ -36,6 +36,7 @@ from k4.core.trading import (
     event_account,
     event_name,
 )
+from k4.core.waiting import sleep, within
 from k4.td.account import Account
 from k4.td.bus import Bus, EventStream
 from k4.td.gateway import Gateway
@@ -43,7 +44,6 @@ from k4.td.journal import Journal
 from k4.td.kill import KillSwitch
 from k4.td.quotes import NoQuotes, Quotes, ShmQuotes
 from k4.td.risk import RiskGate
-from k4.td.timers import sleep, within
 from k4.td.timing import Timing
 from k4.td.venue import Exchange, Venue
 

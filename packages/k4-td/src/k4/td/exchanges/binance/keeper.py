@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 from k4.core.clock import Clock
 from k4.core.retry import backoff
 from k4.core.trading import NotReady, OrderError
+from k4.core.waiting import sleep
 from k4.td.exchanges.binance.stream import Line
-from k4.td.timers import sleep
 from k4.td.timing import Timing
 
 _L = TypeVar("_L", bound=Line)

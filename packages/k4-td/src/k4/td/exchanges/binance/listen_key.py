@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from k4.core.clock import Clock
 from k4.core.trading import NotReady, OrderError
+from k4.core.waiting import sleep
 from k4.td.exchanges.binance import protocol, reports
 from k4.td.exchanges.binance.protocol import Product
 from k4.td.exchanges.binance.rest import Rest
-from k4.td.timers import sleep
 from k4.td.timing import Timing
 
 EXPIRED = -1125

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 from k4.core.clock import Clock
 from k4.core.trading import LocalLimit, OrderError
+from k4.core.waiting import sleep
 from k4.td.exchanges.binance.protocol import Call, Lane
 from k4.td.exchanges.binance.reports import RateCount
 from k4.td.limits import ORDERS, WEIGHT, Limiter, Ticket
 from k4.td.server_clock import ServerClock
 from k4.td.signing import Value
-from k4.td.timers import sleep
 from k4.td.timing import Timing
 
 _SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400}

@@ -10,13 +10,13 @@ from yarl import URL
 from k4.core.clock import Clock
 from k4.core.config import Secret
 from k4.core.trading import AccountType, NotReady, OutcomeUnknown
+from k4.core.waiting import within
 from k4.td.exchanges.binance.errors import UNKNOWN_REMEDY, interpret
 from k4.td.exchanges.binance.pacer import Pacer
 from k4.td.exchanges.binance.protocol import Call, Product, server_time
 from k4.td.exchanges.binance.reports import Malformed, error_body, server_time_ms
 from k4.td.limits import header_counts
 from k4.td.signing import Signer, rest_query, signed_query
-from k4.td.timers import within
 from k4.td.timing import Timing
 
 CLOCK_SAMPLES = 5

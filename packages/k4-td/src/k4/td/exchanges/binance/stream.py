@@ -18,6 +18,7 @@ import msgspec
 from k4.core.clock import Clock
 from k4.core.config import Secret
 from k4.core.trading import AccountType, NotReady, OrderError, OutcomeUnknown
+from k4.core.waiting import sleep, within
 from k4.td.exchanges.binance.errors import UNKNOWN_REMEDY, interpret
 from k4.td.exchanges.binance.pacer import Pacer
 from k4.td.exchanges.binance.protocol import LOGON, SUBSCRIBE, SUBSCRIBE_SIGNED, Call
@@ -25,7 +26,6 @@ from k4.td.exchanges.binance.reports import Frame, Malformed, decode, retry_afte
 from k4.td.exchanges.binance.rest import Http
 from k4.td.pending import Pending
 from k4.td.signing import Signer, Value, signed_params
-from k4.td.timers import sleep, within
 from k4.td.timing import Timing
 
 MAX_FRAME_BYTES = 4 << 20

@@ -32,6 +32,7 @@ from k4.core.trading import (
     RuleRefused,
     VenueRefused,
 )
+from k4.core.waiting import sleep
 from k4.td.exchanges.binance import protocol, reports
 from k4.td.exchanges.binance.errors import UNKNOWN_REMEDY, interpret
 from k4.td.exchanges.binance.events import Changes, Ended, parse_event
@@ -47,7 +48,6 @@ from k4.td.limits import Limiter
 from k4.td.server_clock import ServerClock
 from k4.td.signing import Signer
 from k4.td.symbols import SymbolBook
-from k4.td.timers import sleep
 from k4.td.timing import Timing
 from k4.td.venue import OrderRef, Replaced, Report, VenueSink
 
