@@ -417,8 +417,12 @@ class FilterRefused(NotSent):
 
     family = "filter"
 
-    def __init__(self, name: str, message: str, nearest: Decimal | None = None) -> None:
-        hint = f"nearest valid: {decimal_text(nearest)}" if nearest is not None else ""
+    def __init__(
+        self, name: str, message: str, nearest: Decimal | None = None, *, remedy: str = ""
+    ) -> None:
+        hint = remedy or "no value of this figure passes: change the others"
+        if nearest is not None:
+            hint = f"nearest valid: {decimal_text(nearest)}"
         super().__init__(name, message, remedy=hint)
         self.filter = name
         self.nearest = nearest
@@ -579,7 +583,8 @@ def error_from_wire(data: Mapping[str, Any]) -> OrderError:
     error: OrderError
     if family == "filter":
         nearest = data.get("nearest")
-        error = FilterRefused(what, message, Decimal(nearest) if nearest is not None else None)
+        valid = Decimal(nearest) if nearest is not None else None
+        error = FilterRefused(what, message, valid, remedy=remedy)
     elif family == "risk":
         error = RiskRefused(what, message, remedy=remedy)
     else:

@@ -8,6 +8,7 @@ A request whose outcome is not known leaves its order in doubt, which only the v
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from typing import Any
@@ -16,9 +17,11 @@ import msgspec
 
 from k4.core.clock import Clock
 from k4.core.errors import SymbolError
+from k4.core.retry import backoff
 from k4.core.trading import (
     ZERO,
     Balance,
+    ClockRefused,
     Connected,
     Disconnected,
     DuplicateOrder,
@@ -27,6 +30,7 @@ from k4.core.trading import (
     InvalidOrder,
     JournalError,
     KeyRefreshed,
+    LocalLimit,
     NewOrder,
     NotReady,
     NotSent,
@@ -36,14 +40,17 @@ from k4.core.trading import (
     OrderUpdate,
     OutcomeUnknown,
     Position,
+    VenueBusy,
+    VenueLimit,
     VenueRefused,
 )
+from k4.core.waiting import sleep
 from k4.td import filters
 from k4.td import state as states
 from k4.td.amending import Amender
 from k4.td.book import Book
 from k4.td.filters import SymbolRules
-from k4.td.journal import Journal
+from k4.td.journal import ONE_ID, Journal
 from k4.td.kill import KillSwitch
 from k4.td.orders import name_of
 from k4.td.owed_fills import OwedFills, owed
@@ -55,6 +62,9 @@ from k4.td.risk import RiskGate
 from k4.td.state import CANCEL, PLACE, OrderState
 from k4.td.timing import Timing
 from k4.td.venue import OrderRef, Report, Venue
+
+_PASSING = (LocalLimit, NotReady, VenueBusy, VenueLimit, ClockRefused)
+"""Refusals of a cancel that say nothing about the order: the same may be allowed a moment later."""
 
 
 class Account:
@@ -93,6 +103,7 @@ class Account:
         self._quiet.set()
         self._unheard: set[str] = set()
         self._heard_early: set[str] = set()
+        self._leaving: set[str] = set()
         self.resolver = Resolver(self)
         self._recovery = Recovery(self)
         self._amender = Amender(self)
@@ -199,7 +210,9 @@ class Account:
         rules = self._rules(order.symbol)
         key = order.client_order_id or self.make_id()
         if self.book.orders.get(key) is not None:
-            raise JournalError("client_order_id", f"client order id {key!r} was used before")
+            raise JournalError(
+                "client_order_id", f"client order id {key!r} was used before", remedy=ONE_ID
+            )
         return msgspec.structs.replace(order, symbol=rules.symbol, client_order_id=key)
 
     def _rules(self, symbol: str) -> SymbolRules:
@@ -229,7 +242,7 @@ class Account:
         state = self.book.known(key)
         if state.final:
             raise self.finality(state)
-        seq = self.journal.intend(state, "cancel", {}, self.now_us())
+        seq = self._noted(lambda: self.journal.intend(state, "cancel", {}, self.now_us()), key)
         self.book.change(states.ask(state, CANCEL))
         with Request(self, key, CANCEL, seq) as request:
             try:
@@ -265,8 +278,18 @@ class Account:
         open, as it is then; an order that is not final there was not confirmed. Raises OrderError
         where the venue could not be asked."""
         wanted = self._rules(symbol).symbol if symbol else ""
-        seq = self.journal.intend_cancel_all(self.type, wanted, self.now_us())
+        seq = self._noted(lambda: self.journal.intend_cancel_all(self.type, wanted, self.now_us()))
         return await self._recovery.cancel_all(wanted, seq)
+
+    def _noted(self, intend: Callable[[], int], key: str = "") -> int:
+        """The number of a cancel's intent; 0 where the journal takes none. A full disk must not
+        keep orders open, and nothing hangs on it: what is open in the journal is asked for at the
+        next start, cancelled or not."""
+        try:
+            return intend()
+        except JournalError as error:
+            self._unwritten(error, key)
+            return 0
 
     # Queries.
 
@@ -394,22 +417,41 @@ class Account:
         """Trading is killed and an order shows up at the venue all the same (it was on its way)."""
         open_there = state.status in (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED)
         if self.kill.reason and open_there and not state.foreign and not state.waiting:
-            self.spawn(self._cancel_quietly(state.order.client_order_id))
-
-    async def _cancel_quietly(self, key: str) -> None:
-        state = self.book.known(key)
-        if state.final or CANCEL in state.waiting:
-            return
-        try:
-            await self.cancel(key)
-        except OrderMissing:
-            return  # final already
-        except OrderError as error:
-            self.complain(error.code, f"cannot cancel {key}: {error.message}", error.remedy, key)
+            self.cancel_soon(state.order.client_order_id)
 
     def cancel_soon(self, key: str) -> asyncio.Task[Any]:
-        """Cancel without anybody waiting for it."""
+        """Cancel without anybody waiting for it, and again where the cancel was not executed."""
         return self.spawn(self._cancel_quietly(key))
+
+    async def _cancel_quietly(self, key: str) -> None:
+        if key in self._leaving:
+            return
+        self._leaving.add(key)
+        try:
+            await self._cancel_until_gone(key)
+        finally:
+            self._leaving.discard(key)
+
+    async def _cancel_until_gone(self, key: str) -> None:
+        """Where the outcome is not known, the order is asked for, which ends here again if it is
+        open (see `resolver.py`)."""
+        delays = backoff(random.Random(), self.timing.retry_base, self.timing.retry_cap)
+        while True:
+            state = self.book.known(key)
+            if state.final or CANCEL in state.waiting:
+                return
+            try:
+                await self.cancel(key)
+            except OrderMissing:
+                return  # final already
+            except OrderError as error:
+                what = f"cannot cancel {key}: {error.message}"
+                self.complain(error.code, what, error.remedy, key)
+                if not isinstance(error, _PASSING):
+                    return
+                await sleep(self.clock, max(error.retry_after, next(delays)))
+            else:
+                return
 
     # Silence.
 

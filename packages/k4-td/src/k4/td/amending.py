@@ -48,7 +48,9 @@ class Amender:
             raise account.finality(state)
         if state.order.order_type in _IMMEDIATE or state.doubts or state.waiting:
             raise InvalidOrder(
-                "status", f"an order that is {state.order.order_type}, {state.status} cannot change"
+                "status",
+                f"an order that is {state.order.order_type}, {state.status} cannot change",
+                remedy="wait until nothing about it is under way or in doubt",
             )
         changed = msgspec.structs.replace(
             state.order,

@@ -43,6 +43,7 @@ from k4.td.framing import Lines, TooLong, encode
 _T = TypeVar("_T")
 _S = TypeVar("_S", bound=msgspec.Struct)
 
+_PEER = "it is no order gateway of K4, or another version of it: check the socket's path"
 DEFAULT_TIMEOUT = 30.0
 """Seconds to wait for an answer; longer than the gateway waits for the venue."""
 
@@ -124,13 +125,13 @@ def _given(params: dict[str, str]) -> dict[str, Any]:
 
 def _decoded(line: bytes | TooLong) -> dict[str, Any]:
     if isinstance(line, TooLong):
-        raise GatewayError("line", "the gateway sent a line longer than 64 KiB")
+        raise GatewayError("line", "the gateway sent a line longer than 64 KiB", remedy=_PEER)
     try:
         data = msgspec.json.decode(line)
     except msgspec.DecodeError as error:
-        raise GatewayError("line", f"the gateway sent no JSON: {error}") from None
+        raise GatewayError("line", f"the gateway sent no JSON: {error}", remedy=_PEER) from None
     if not isinstance(data, dict):
-        raise GatewayError("line", "the gateway sent no JSON object")
+        raise GatewayError("line", "the gateway sent no JSON object", remedy=_PEER)
     return data
 
 

@@ -107,14 +107,26 @@ def check(rules: SymbolRules, order: NewOrder, reference: Decimal, open_orders: 
     notional is then left to the venue). open_orders: now open on the symbol.
     """
     if not rules.trading:
-        raise InvalidOrder("symbol", f"{rules.symbol} is not trading now")
+        raise InvalidOrder(
+            "symbol",
+            f"{rules.symbol} is not trading now",
+            remedy="wait until the venue opens it; its state is read anew every hour",
+        )
     if order.quantity <= 0:
-        raise InvalidOrder("quantity", f"quantity {decimal_text(order.quantity)} is not positive")
+        raise InvalidOrder(
+            "quantity",
+            f"quantity {decimal_text(order.quantity)} is not positive",
+            remedy="direction says buy or sell; quantity is above 0",
+        )
     market = order.order_type is OrderType.MARKET
     if market and order.price:
         raise InvalidOrder("price", "a market order has no price", remedy="leave price out")
     if not market and order.price <= 0:
-        raise InvalidOrder("price", f"a {order.order_type} order needs a positive price")
+        raise InvalidOrder(
+            "price",
+            f"a {order.order_type} order needs a positive price",
+            remedy="give price, or place a market order",
+        )
     if not market:
         check_range(rules.price, order.price, "price", rules.symbol)
     check_range(rules.lot, order.quantity, "quantity", rules.symbol)
@@ -125,6 +137,7 @@ def check(rules: SymbolRules, order: NewOrder, reference: Decimal, open_orders: 
         raise FilterRefused(
             "MAX_NUM_ORDERS",
             f"{rules.symbol} has {open_orders} open orders, the venue allows {rules.max_orders}",
+            remedy="cancel some first",
         )
 
 

@@ -123,14 +123,16 @@ def text(params: Mapping[str, Any], name: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise GatewayError("params", f"{name} must be text")
+        raise GatewayError("params", f"{name} must be text", remedy=f'write {name} as "..."')
     return value
 
 
 def flag(params: Mapping[str, Any], name: str, default: bool) -> bool:
     value = params.get(name, default)
     if not isinstance(value, bool):
-        raise GatewayError("params", f"{name} must be true or false")
+        raise GatewayError(
+            "params", f"{name} must be true or false", remedy="a JSON boolean, without quotes"
+        )
     return value
 
 

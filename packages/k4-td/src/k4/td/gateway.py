@@ -60,6 +60,7 @@ MAX_BUFFERED = 8 << 20
 MAX_UNDER_WAY = 512
 """Requests of one client; no more are read until some are answered."""
 
+_FORM = 'one object a line: {"id": 7, "method": "insert_order", "params": {...}}'
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -108,7 +109,11 @@ class Gateway:
         except FileNotFoundError:
             return
         if not stat.S_ISSOCK(found.st_mode):
-            raise GatewayError("socket", f"{self._path} exists and is no socket")
+            raise GatewayError(
+                "socket",
+                f"{self._path} exists and is no socket",
+                remedy="remove it by hand, or give another path",
+            )
         probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             probe.connect(self._path)
@@ -218,12 +223,17 @@ class Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         for line in self._lines.feed(data):
             if isinstance(line, TooLong):
-                self._refuse(None, GatewayError("line", "a line is longer than 64 KiB"))
+                self._refuse(
+                    None,
+                    GatewayError(
+                        "line", "a line is longer than 64 KiB", remedy="send shorter ones"
+                    ),
+                )
                 continue
             try:
                 request = parse_request(line)
             except BadLine as error:
-                self._refuse(error.id, GatewayError("request", str(error)))
+                self._refuse(error.id, GatewayError("request", str(error), remedy=_FORM))
                 continue
             self._accept(request)
 
@@ -250,7 +260,11 @@ class Client(asyncio.Protocol):
 
     def _accept(self, request: Request) -> None:
         if request.method != "hello" and not self._greeted:
-            error = GatewayError("hello", "the first request must be hello")
+            error = GatewayError(
+                "hello",
+                "the first request must be hello",
+                remedy='say {"id": 1, "method": "hello", "params": {"client": "..."}} first',
+            )
             self._refuse(request.id, error)
             return
         key = self._order_key(request)
@@ -268,7 +282,12 @@ class Client(asyncio.Protocol):
         if not task.cancelled() and (defect := task.exception()) is not None:
             what = f"{type(defect).__name__}: {defect}"
             self._module.bus.emit(Fault(code="gateway.internal", message=what))
-            self._refuse(request.id, GatewayError("internal", what))
+            self._refuse(
+                request.id,
+                GatewayError(
+                    "internal", what, remedy="query the order: it may have been sent; report this"
+                ),
+            )
         if self._tails.get(key) is task:
             del self._tails[key]
         transport = self._transport
@@ -303,9 +322,11 @@ class Client(asyncio.Protocol):
         only(params, "client", "cancel_on_disconnect", "events", "protocol")
         name = text(params, "client")
         if not name or len(name) > 64:
-            raise GatewayError("params", "client must be a name of 1 to 64 characters")
+            raise GatewayError(
+                "params", "client must be a name of 1 to 64 characters", remedy="give your name"
+            )
         if self._greeted:
-            raise GatewayError("hello", "hello was said already")
+            raise GatewayError("hello", "hello was said already", remedy="say it once a connection")
         self._cancels = flag(params, "cancel_on_disconnect", self._cancels)
         self.wants_events = flag(params, "events", False)
         self._name = name

@@ -34,6 +34,7 @@ from k4.core.trading import (
 from k4.td.state import AMEND, CANCEL, PLACE, OrderState
 
 SCHEMA = "1"
+ONE_ID = "one id per intent, never again: the venue refuses only ids of open orders"
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -121,7 +122,11 @@ class Journal:
         try:
             mode = db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
             if mode != "wal":
-                raise JournalError("", f"journal {self.path}: no WAL mode on this file system")
+                raise JournalError(
+                    "",
+                    f"journal {self.path}: no WAL mode on this file system",
+                    remedy="give a path on a local disk",
+                )
             db.execute(f"PRAGMA synchronous={'FULL' if sync == 'full' else 'NORMAL'}")
             db.execute("PRAGMA wal_autocheckpoint=0")
             db.executescript(_TABLES)
@@ -129,7 +134,11 @@ class Journal:
             if found is None:
                 db.execute("INSERT INTO meta VALUES ('schema', ?)", (SCHEMA,))
             elif found[0] != SCHEMA:
-                raise JournalError("", f"journal {self.path} has schema {found[0]}, not {SCHEMA}")
+                raise JournalError(
+                    "",
+                    f"journal {self.path} has schema {found[0]}, not {SCHEMA}",
+                    remedy="it is of another version of K4: give another path",
+                )
         except BaseException:
             db.close()
             raise
@@ -169,7 +178,7 @@ class Journal:
             raise JournalError(
                 "client_order_id",
                 f"client order id {order.client_order_id!r} was used before",
-                remedy="one id per intent, never again: the venue refuses only ids of open orders",
+                remedy=ONE_ID,
             ) from None
         except sqlite3.Error as error:
             raise self._failed(error) from error

@@ -18,6 +18,7 @@ from k4.core.retry import backoff
 from k4.core.trading import (
     ZERO,
     Balance,
+    JournalError,
     OrderError,
     OrderMissing,
     OrderStatus,
@@ -198,7 +199,10 @@ class Recovery:
             await sleep(account.clock, pause * attempt)
         self._close_algo(listed)
         updates = [await self._ended(key) for key in touched]
-        account.journal.outcome(seq, "done")
+        try:
+            account.journal.outcome(seq, "done")
+        except JournalError as error:
+            account.complain(error.code, error.message, error.remedy)
         return updates
 
     async def _cancel_symbol(self, symbol: str) -> None:

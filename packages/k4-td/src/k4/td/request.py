@@ -25,6 +25,8 @@ class Request:
         return self
 
     def outcome(self, text: str) -> None:
+        if not self._seq:
+            return  # its intent could not be written either
         try:
             self._account.journal.outcome(self._seq, text)
         except JournalError as error:

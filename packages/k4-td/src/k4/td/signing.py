@@ -141,7 +141,9 @@ def _read_private(path: str) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise KeyRefused("", f"{path}: {error.strerror}") from None
+        raise KeyRefused(
+            "", f"{path}: {error.strerror}", remedy="give the path of a key file of this user"
+        ) from None
     with os.fdopen(fd, "rb") as file:
         mode = stat.S_IMODE(os.fstat(fd).st_mode)
         if mode & 0o077:

@@ -31,6 +31,7 @@ from k4.core.trading import (
     NotReady,
     OrderError,
     OrderMissing,
+    OrderStatus,
     OrderUpdate,
     Position,
     event_account,
@@ -58,7 +59,11 @@ def find_exchange(name: str) -> Exchange:
         if isinstance(exchange, Exchange):
             return exchange
     known = sorted(point.name for point in entry_points(group=GROUP))
-    raise NotReady("exchange", f"no exchange {name!r} to trade on; known: {', '.join(known)}")
+    raise NotReady(
+        "exchange",
+        f"no exchange {name!r} to trade on",
+        remedy=f"known: {', '.join(known)}; others come with a distribution that registers them",
+    )
 
 
 class TdModule:
@@ -86,6 +91,7 @@ class TdModule:
         self._kill: KillSwitch | None = None
         self._gateway: Gateway | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._insisting: asyncio.Task[None] | None = None
         self._counts: Counter[str] = Counter()
         self._refused: dict[AccountType, AuthRefused] = {}
         self._changed = asyncio.Event()
@@ -232,7 +238,7 @@ class TdModule:
             try:
                 await asyncio.to_thread(self._journal.checkpoint)
             except JournalError as error:
-                self.bus.emit(Fault(code=error.code, message=error.message, remedy=error.remedy))
+                self._report(error)
 
     async def _watch_kill(self) -> None:
         """The kill file also cancels what is open, without waiting for the next order."""
@@ -285,7 +291,7 @@ class TdModule:
         """Change the whole quantity, filled part included, or the price. Spot changes a price by
         cancel-and-replace: the answer is then about the new order, which has a new client id."""
         if quantity is None and price is None:
-            raise InvalidOrder("quantity", "nothing to change: give quantity or price")
+            raise InvalidOrder("quantity", "nothing to change", remedy="give quantity or price")
         account, key = self._locate(account_type, client_order_id, "", "")
         return await account.amend(key, quantity, price, owner, cancel_on_disconnect)
 
@@ -295,7 +301,11 @@ class TdModule:
         """Everything open at the venue, foreign orders included; of one account and symbol, or of
         all. An order in the result that is not final was not confirmed."""
         if symbol and account_type is None:
-            raise InvalidOrder("account_type", "a symbol needs its account_type")
+            raise InvalidOrder(
+                "account_type",
+                "a symbol needs its account_type",
+                remedy="spot, ubase or cbase: BTCUSDT is a symbol of two of them",
+            )
         return await self._each(account_type, lambda account: account.cancel_all(symbol))
 
     async def query_order(
@@ -335,14 +345,42 @@ class TdModule:
         return self._kill.reason if self._kill is not None else ""
 
     async def kill(self, reason: str = "killed by command") -> list[OrderUpdate]:
-        """Refuse new orders at once and for ever, and cancel everything, as `cancel_all_orders`."""
-        if self._kill is None:
-            raise NotReady("stopped", "the module is not running")
+        """Refuse new orders at once and for ever, and cancel everything, as `cancel_all_orders`.
+        What is not confirmed now is cancelled again until it is."""
         try:
-            self._kill.engage(reason)
+            self._switch().engage(reason)
         except JournalError as error:
-            self.bus.emit(Fault(code=error.code, message=error.message, remedy=error.remedy))
-        return await self.cancel_all_orders()
+            self._report(error)
+        try:
+            orders = await self.cancel_all_orders()
+        except OrderError:
+            self._insist()
+            raise
+        if _left(orders):
+            self._insist()
+        return orders
+
+    def _insist(self) -> None:
+        if self._insisting is None or self._insisting.done():
+            self._insisting = asyncio.get_running_loop().create_task(self._cancel_the_rest())
+            self._insisting.add_done_callback(self._ended)
+            self._tasks.append(self._insisting)
+
+    async def _cancel_the_rest(self) -> None:
+        """Trading is killed, and orders may be open: cancel until the venue lists none."""
+        delays = backoff(random.Random(), self._timing.retry_base, self._timing.retry_cap)
+        pause = next(delays)
+        while self.killed:
+            await sleep(self._clock, pause)
+            pause = next(delays)
+            try:
+                orders = await self.cancel_all_orders()
+            except OrderError as error:
+                self._report(error)
+                pause = max(pause, error.retry_after)
+            else:
+                if not _left(orders):
+                    return
 
     def kill_soon(self, reason: str) -> None:
         """The same from a signal handler: the switch is engaged at once, cancelling follows."""
@@ -352,15 +390,23 @@ class TdModule:
         try:
             await self.kill(reason)
         except OrderError as error:
-            self.bus.emit(Fault(code=error.code, message=error.message, remedy=error.remedy))
+            self._report(error)
 
     def release_kill(self) -> None:
         """Allow orders again."""
+        self._switch().release()
+
+    def _switch(self) -> KillSwitch:
         if self._kill is None:
-            raise NotReady("stopped", "the module is not running")
-        self._kill.release()
+            raise NotReady(
+                "stopped", "the module is not running", remedy="call login, or prepare and start"
+            )
+        return self._kill
 
     # Inside.
+
+    def _report(self, error: OrderError) -> None:
+        self.bus.emit(Fault(code=error.code, message=error.message, remedy=error.remedy))
 
     def _find(self, account_type: AccountType) -> Account:
         account = self.accounts.get(account_type)
@@ -378,11 +424,21 @@ class TdModule:
     def _locate(
         self, account_type: AccountType | None, client_order_id: str, order_id: str, symbol: str
     ) -> tuple[Account, str]:
-        for account in self._chosen(account_type):
-            key = account.book.key_of(client_order_id, order_id, symbol)
-            if key is not None:
-                return account, key
+        found = [
+            (account, key)
+            for account in self._chosen(account_type)
+            if (key := account.book.key_of(client_order_id, order_id, symbol)) is not None
+        ]
+        if len(found) == 1:
+            return found[0]
         named = client_order_id or f"{symbol} {order_id}"
+        if found:
+            accounts = " and ".join(account.type for account, _ in found)
+            raise InvalidOrder(
+                "account_type",
+                f"order {named[:60]!r} is known on {accounts}",
+                remedy="give account_type",
+            )
         raise OrderMissing(
             "missing",
             f"no order {named[:60]!r} is known here",
@@ -405,6 +461,13 @@ class TdModule:
         with contextlib.suppress(OrderError):
             return self._locate(None, "", order_id, symbol)[1]
         return f"{symbol}#{order_id}"
+
+
+def _left(orders: Iterable[OrderUpdate]) -> bool:
+    """Whether one is open. What is in doubt is asked for anyway, and cancelled if it is open."""
+    return any(
+        not order.status.final and order.status is not OrderStatus.UNKNOWN for order in orders
+    )
 
 
 def _items(answer: list[_T] | BaseException) -> Iterator[_T]:

@@ -10,7 +10,7 @@ from k4.core.trading import NotReady, OrderError
 from k4.core.waiting import sleep
 from k4.td.exchanges.binance import protocol, reports
 from k4.td.exchanges.binance.protocol import Product
-from k4.td.exchanges.binance.rest import Rest
+from k4.td.exchanges.binance.rest import REST_REMEDY, Rest
 from k4.td.timing import Timing
 
 EXPIRED = -1125
@@ -21,13 +21,21 @@ class ListenKey:
     account's events, so no error and no log repeats it."""
 
     def __init__(
-        self, product: Product, rest: Rest, clock: Clock, timing: Timing, refresh: float
+        self,
+        product: Product,
+        rest: Rest,
+        clock: Clock,
+        timing: Timing,
+        refresh: float,
+        refreshed: Callable[[bool], None],
     ) -> None:
+        """refresh: seconds between extensions. refreshed(created): it was extended, or made."""
         self._product = product
         self._rest = rest
         self._clock = clock
         self._timing = timing
         self._refresh = refresh
+        self._refreshed = refreshed
         self._key = ""
         self._extended = 0.0
         self._made = asyncio.Event()
@@ -39,20 +47,21 @@ class ListenKey:
             try:
                 self._key = reports.listen_key_text(body)
             except reports.Malformed as error:
-                raise NotReady("listen_key", f"the venue gave no listen key: {error}") from None
+                raise NotReady(
+                    "listen_key", f"the venue gave no listen key: {error}", remedy=REST_REMEDY
+                ) from None
             self._extended = self._clock.monotonic()
             self._made.set()
+            self._refreshed(True)
         return self._key
 
     def forget(self) -> None:
         """The venue says that it expired: the next `get` makes another."""
         self._key = ""
 
-    async def keep(self, refreshed: Callable[[bool], None], lost: Callable[[str], None]) -> None:
-        """Extend it for ever. refreshed(created): it was extended, or made. lost(reason): streams
-        that use the old one bring nothing more."""
+    async def keep(self, lost: Callable[[str], None]) -> None:
+        """Extend it for ever. lost(reason): streams that use it bring nothing more."""
         await self._made.wait()
-        refreshed(True)
         while True:
             await sleep(self._clock, self._pause())
             if not self._key:
@@ -63,10 +72,9 @@ class ListenKey:
                 if error.venue_code == EXPIRED or self._outlived():
                     self.forget()
                     lost("the listen key expired")
-                    refreshed(True)
                 continue
             self._extended = self._clock.monotonic()
-            refreshed(False)
+            self._refreshed(False)
 
     def _pause(self) -> float:
         """The configured interval; after a failed extension much less."""

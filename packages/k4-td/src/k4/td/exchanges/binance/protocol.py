@@ -6,6 +6,7 @@ REST and WebSocket API documentation for the three products, July 2026.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from enum import IntEnum
@@ -90,23 +91,46 @@ def validate(product: Product, order: NewOrder, hedge: bool | None, now_us: int)
             f"client_order_id {order.client_order_id[:60]!r} is not of the venue's pattern",
             remedy=f"1 to 36 characters of {pattern.pattern[:-6]}",
         )
-    if not 0 <= order.recv_window <= MAX_RECV_WINDOW:
-        raise InvalidOrder("recv_window", "recv_window is from 1 to 60000 ms")
+    _validate_window(product, order)
     _validate_time(product, order, now_us)
     if product.spot:
         if order.reduce_only or order.position_side is not PositionSide.BOTH:
-            raise InvalidOrder("position_side", "spot has no reduce_only and no position_side")
+            raise InvalidOrder(
+                "position_side",
+                "spot has no reduce_only and no position_side",
+                remedy="leave both out",
+            )
         return
     if order.strategy_id:
-        raise InvalidOrder("strategy_id", "futures orders carry no strategy_id")
+        raise InvalidOrder(
+            "strategy_id",
+            "futures orders carry no strategy_id",
+            remedy="leave it out, or say it in client_order_id",
+        )
     _validate_side(order, hedge)
+
+
+def _validate_window(product: Product, order: NewOrder) -> None:
+    window = order.recv_window
+    if not 0 <= window <= MAX_RECV_WINDOW:
+        raise InvalidOrder(
+            "recv_window",
+            "recv_window is from 1 to 60000 ms",
+            remedy="leave it out for the configured one",
+        )
+    if not product.spot and window != int(window):
+        raise InvalidOrder(
+            "recv_window", "futures take whole milliseconds", remedy=f"say {math.ceil(window)}"
+        )
 
 
 def _validate_time(product: Product, order: NewOrder, now_us: int) -> None:
     if order.order_type is not OrderType.GTD:
         if order.good_till_us:
             raise InvalidOrder(
-                "good_till_us", f"good_till_us goes with gtd, not {order.order_type}"
+                "good_till_us",
+                f"good_till_us goes with gtd, not {order.order_type}",
+                remedy="leave good_till_us out, or place a gtd order",
             )
         return
     if product.account is not AccountType.UBASE:

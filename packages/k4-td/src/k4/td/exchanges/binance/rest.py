@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -20,7 +21,28 @@ from k4.td.signing import Signer, rest_query, signed_query
 from k4.td.timing import Timing
 
 CLOCK_SAMPLES = 5
+REST_REMEDY = "check that the REST URL is the venue's; it is tried again"
 _FORM = "application/x-www-form-urlencoded"
+
+
+class Answer(NamedTuple):
+    """What came back."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    @property
+    def good(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds that the venue wants to be left alone, 0 where it does not say."""
+        for name, value in self.headers:
+            if name.lower() == "retry-after" and value.isdecimal():
+                return float(value)
+        return 0.0
 
 
 class Http:
@@ -40,7 +62,7 @@ class Http:
     def session(self) -> aiohttp.ClientSession:
         """Raises NotReady when the last account has left."""
         if self._users <= 0:
-            raise NotReady("stopped", "the module is stopping")
+            raise NotReady("stopped", "the module is stopping", remedy="start it again")
         if self._session is None:
             # Deadlines are kept on K4's clock; cookies and redirects are no part of these APIs.
             self._session = aiohttp.ClientSession(
@@ -89,33 +111,29 @@ class Rest:
     async def call(self, call: Call) -> bytes:
         """The body of a 2xx answer. Raises what the answer means (`errors.interpret`), NotReady
         where no connection could be made, OutcomeUnknown where the answer was lost."""
-        ticket = await self._pacer.admit(call)
-        try:
-            status, headers, body = await self._send(call)
-        except BaseException:
-            self._pacer.limiter.settle(ticket)
-            raise
-        self._pacer.counted(ticket, header_counts(headers))
-        if 200 <= status < 300:
-            return body
-        wait = next((value for name, value in headers if name.lower() == "retry-after"), "")
-        failure = error_body(body)
-        error = interpret(
-            self.account, status, failure.code, failure.msg, float(wait) if wait.isdigit() else 0.0
-        )
-        self._pacer.blocked(status, error)
-        raise error
+        return self.result(await self.exchange(call))
 
-    async def raw(self, call: Call) -> tuple[int, bytes]:
-        """Status and body whatever they say: for answers whose errors carry results."""
+    async def exchange(self, call: Call) -> Answer:
+        """The answer, whatever it says. Raises as `call` where there is none."""
         ticket = await self._pacer.admit(call)
         try:
-            status, headers, body = await self._send(call)
+            answer = await self._send(call)
         except BaseException:
             self._pacer.limiter.settle(ticket)
             raise
-        self._pacer.counted(ticket, header_counts(headers))
-        return status, body
+        self._pacer.counted(ticket, header_counts(answer.headers))
+        return answer
+
+    def result(self, answer: Answer) -> bytes:
+        """The body of a good answer. Raises what any other means."""
+        if answer.good:
+            return answer.body
+        failure = error_body(answer.body)
+        error = interpret(
+            self.account, answer.status, failure.code, failure.msg, answer.retry_after
+        )
+        self._pacer.blocked(answer.status, error)
+        raise error
 
     async def sync_clock(self) -> None:
         """Sample the venue's clock; the tightest of a few samples is kept."""
@@ -127,9 +145,11 @@ class Rest:
             try:
                 self._pacer.server.sample(sent, received, server_time_ms(body))
             except Malformed as error:
-                raise NotReady("clock", f"the venue told no time: {error}") from None
+                raise NotReady(
+                    "clock", f"the venue told no time: {error}", remedy=REST_REMEDY
+                ) from None
 
-    async def _send(self, call: Call) -> tuple[int, list[tuple[str, str]], bytes]:
+    async def _send(self, call: Call) -> Answer:
         query, body = self._encode(call)
         url = URL(f"{self._base}{call.path}{'?' + query if query else ''}", encoded=True)
         headers: dict[str, str] = {}
@@ -153,13 +173,11 @@ class Rest:
                 "", f"{call.verb} {call.path}: {what}", remedy=UNKNOWN_REMEDY
             ) from None
 
-    async def _exchange(
-        self, verb: str, url: URL, headers: dict[str, str], body: str
-    ) -> tuple[int, list[tuple[str, str]], bytes]:
+    async def _exchange(self, verb: str, url: URL, headers: dict[str, str], body: str) -> Answer:
         async with self._http.session.request(
             verb, url, headers=headers, data=body.encode() or None, allow_redirects=False
         ) as response:
-            return response.status, list(response.headers.items()), await response.read()
+            return Answer(response.status, list(response.headers.items()), await response.read())
 
     def _encode(self, call: Call) -> tuple[str, str]:
         """(query, body): what reads goes into the query, what changes something into the body, so

@@ -29,6 +29,7 @@ from k4.td.signing import Signer, Value, signed_params
 from k4.td.timing import Timing
 
 MAX_FRAME_BYTES = 4 << 20
+_REMEDY = "check the network and the WebSocket URLs in the configuration; it is tried again"
 
 
 class Socket:
@@ -55,10 +56,14 @@ class Socket:
         try:
             ws = await within(clock, timing.handshake, connect())
         except aiohttp.WSServerHandshakeError as error:
-            raise NotReady("handshake", f"WebSocket refused with status {error.status}") from None
+            raise NotReady(
+                "handshake", f"WebSocket refused with status {error.status}", remedy=_REMEDY
+            ) from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             cause = getattr(error, "strerror", None) or type(error).__name__
-            raise NotReady("unreachable", f"WebSocket cannot be opened: {cause}") from None
+            raise NotReady(
+                "unreachable", f"WebSocket cannot be opened: {cause}", remedy=_REMEDY
+            ) from None
         return cls(ws, clock, timing)
 
     def begin(self, receive: Callable[[str], None]) -> None:
@@ -203,10 +208,7 @@ class ApiLine(Line):
 
     async def call(self, call: Call, *, sign: bool = False) -> bytes:
         """The result of a request. Raises what the answer means; OutcomeUnknown without one."""
-        frame = await self.exchange(call, sign=sign)
-        if frame.error is None and 200 <= frame.status < 300:
-            return bytes(frame.result)
-        raise self.failure(frame)
+        return self.result(await self.exchange(call, sign=sign))
 
     async def exchange(self, call: Call, *, sign: bool = False) -> Frame:
         """The answer, whatever it says."""
@@ -219,7 +221,13 @@ class ApiLine(Line):
         self._pacer.counted_array(ticket, frame.rate_limits)
         return frame
 
-    def failure(self, frame: Frame) -> OrderError:
+    def result(self, frame: Frame) -> bytes:
+        """What a good answer carries. Raises what any other means."""
+        if frame.error is None and 200 <= frame.status < 300:
+            return bytes(frame.result)
+        raise self._failure(frame)
+
+    def _failure(self, frame: Frame) -> OrderError:
         code, text, data = (
             (frame.error.code, frame.error.msg, frame.error.data)
             if frame.error
@@ -233,7 +241,11 @@ class ApiLine(Line):
 
     async def _roundtrip(self, call: Call, sign: bool) -> Frame:
         if not self.socket.open_now:
-            raise NotReady("disconnected", "the WebSocket API is not connected")
+            raise NotReady(
+                "disconnected",
+                "the WebSocket API is not connected",
+                remedy="wait for the connected event",
+            )
         self._next_id += 1
         request_id = f"k{self._next_id}"
         answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -42,7 +42,7 @@ from k4.td.exchanges.binance.listen_key import ListenKey
 from k4.td.exchanges.binance.pacer import Pacer
 from k4.td.exchanges.binance.protocol import Call, Lane
 from k4.td.exchanges.binance.reports import ErrorBody, Frame, Malformed, ReplaceBody
-from k4.td.exchanges.binance.rest import Http, Rest
+from k4.td.exchanges.binance.rest import REST_REMEDY, Http, Rest
 from k4.td.exchanges.binance.stream import ApiLine, Line, Socket, StreamLine
 from k4.td.limits import Limiter
 from k4.td.server_clock import ServerClock
@@ -51,7 +51,9 @@ from k4.td.symbols import SymbolBook
 from k4.td.timing import Timing
 from k4.td.venue import OrderRef, Replaced, Report, VenueSink
 
-_MS_DAY = 86_400_000
+_T = TypeVar("_T")
+_HALVES = (-2021, -2022)
+"""Codes of a cancel-and-replace of which one half failed, or both."""
 
 
 class BinanceVenue:
@@ -105,7 +107,12 @@ class BinanceVenue:
             failed=self._failed,
         )
         self._listen = ListenKey(
-            self._product, self._rest, clock, timing, config.listen_key_refresh_secs
+            self._product,
+            self._rest,
+            clock,
+            timing,
+            config.listen_key_refresh_secs,
+            self._key_refreshed,
         )
         self._stream: Keeper[StreamLine] | None = None
         if not self._product.events:
@@ -139,7 +146,7 @@ class BinanceVenue:
         self._api.start()
         if self._stream is not None:
             self._stream.start()
-            self._spawn(self._listen.keep(self._key_refreshed, self._key_lost))
+            self._spawn(self._listen.keep(self._key_lost))
         self._spawn(self._repeat(self._timing.clock_refresh, self._rest.sync_clock))
         self._spawn(self._repeat(self._timing.symbols_refresh, self._load_symbols))
 
@@ -169,14 +176,17 @@ class BinanceVenue:
 
     def _ended_task(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (defect := task.exception()) is not None:
-            self._fault(NotReady("internal", f"{type(defect).__name__}: {defect}"))
+            what = f"{type(defect).__name__}: {defect}"
+            self._fault(NotReady("internal", what, remedy="restart the module, and report this"))
 
     async def _load_symbols(self) -> None:
         body = await self._rest.call(protocol.exchange_info(self._product))
         try:
             self.symbols, windows = parse_info(self._product, body)
         except msgspec.DecodeError as error:
-            raise NotReady("exchange_info", f"unreadable exchange information: {error}") from None
+            raise NotReady(
+                "exchange_info", f"unreadable exchange information: {error}", remedy=REST_REMEDY
+            ) from None
         self._limiter.learn(windows)
 
     async def _position_mode(self) -> bool | None:
@@ -337,15 +347,23 @@ class BinanceVenue:
     # Requests.
 
     async def _send(self, call: Call) -> bytes:
-        """One request, by the WebSocket API where it exists and is connected. A refusal for its
-        timestamp proves that it was not executed, so that one is stamped and sent anew, once."""
+        """One request, by the WebSocket API where it exists and is connected."""
+        return await self._retimed(self._once, call)
+
+    async def _retimed(self, send: Callable[[Call], Awaitable[_T]], call: Call) -> _T:
+        """-1021 proves that a request was not executed, so it is stamped and sent anew, once. Where
+        the venue's clock cannot be read, the refusal stands: it says what became of the request."""
         try:
-            return await self._once(call)
+            return await send(call)
         except ClockRefused as error:
             if error.venue_code != -1021:
                 raise
-        await self._rest.sync_clock()
-        return await self._once(call)
+            refusal = error
+        try:
+            await self._rest.sync_clock()
+        except OrderError:
+            raise refusal from None
+        return await send(call)
 
     async def _once(self, call: Call) -> bytes:
         line = self._api.line if call.method and call.lane is not Lane.QUERY else None
@@ -379,34 +397,25 @@ class BinanceVenue:
             raise _unreadable(error) from None
 
     async def replace(self, ref: OrderRef, order: NewOrder) -> Replaced:
-        call = protocol.replace(ref, order)
-        status, body, failure = await self._replace_once(call)
-        if failure is not None and failure.code == -1021:
-            await self._rest.sync_clock()
-            status, body, failure = await self._replace_once(call)
-        if failure is not None and failure.code not in (-2021, -2022):
-            error = interpret(self.account, status, failure.code, failure.msg)
-            self._pacer.blocked(status, error)
-            raise error
+        status, body = await self._retimed(self._replace_once, protocol.replace(ref, order))
         try:
             return self._replaced(status, reports.decode(body, ReplaceBody))
         except Malformed as error:
             raise _unreadable(error) from None
 
-    async def _replace_once(self, call: Call) -> tuple[int, bytes, ErrorBody | None]:
-        """(status, the object with both results, the error where there was one)."""
+    async def _replace_once(self, call: Call) -> tuple[int, bytes]:
+        """Status, and the object with both halves' results, which an error carries too where one
+        half or both failed. Raises what a refusal of the whole means."""
         line = self._api.line
-        if line is None:
-            status, body = await self._rest.raw(call)
-            if 200 <= status < 300:
-                return status, body, None
-            failure = reports.error_body(body)
-            return status, bytes(failure.data), failure
-        frame = await line.exchange(call)
-        if frame.error is None:
-            return frame.status, bytes(frame.result), None
-        error = ErrorBody(code=frame.error.code, msg=frame.error.msg, data=frame.error.data)
-        return frame.status, bytes(frame.error.data), error
+        if line is not None:
+            frame = await line.exchange(call)
+            if frame.error is not None and frame.error.code in _HALVES:
+                return frame.status, bytes(frame.error.data)
+            return frame.status, line.result(frame)
+        answer = await self._rest.exchange(call)
+        if not answer.good and (failure := reports.error_body(answer.body)).code in _HALVES:
+            return answer.status, bytes(failure.data)
+        return answer.status, self._rest.result(answer)
 
     def _replaced(self, status: int, body: ReplaceBody) -> Replaced:
         canceled = self._half(status, body.cancel_result, body.cancel_response)
@@ -473,7 +482,11 @@ class BinanceVenue:
             raise error
         self._algo = False
         self._fault(
-            NotReady("algo", "the venue has no algo order service: conditional orders are unseen")
+            NotReady(
+                "algo",
+                "the venue has no algo order service: conditional orders are unseen",
+                remedy="look at conditional orders at the venue itself",
+            )
         )
 
     async def fills(self, symbol: str, after_trade_id: str, since_us: int) -> list[Fill]:
