@@ -4,87 +4,22 @@ share no code with it."""
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from decimal import Decimal
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from trading_client import Desk, book, trading
+from trading_client import Desk
+from trading_module import KINDS, SYMBOLS, D, client, order, settled
 
-from k4.core.config import TradingConfig
-from k4.core.loading import load
 from k4.core.trading import (
     AccountType,
-    Direction,
-    NewOrder,
     NotSent,
     OrderError,
     OrderStatus,
-    OrderType,
-    OrderUpdate,
 )
-from k4.runner.sim.trading.spec import AccountSpec, KeySpec
-from k4.td import TdModule, Timing
-
-D = Decimal
-FACTOR = 20.0
-SYMBOLS = {"spot": "BTCUSDT", "ubase": "BTCUSDT", "cbase": "BTCUSD_PERP"}
-KINDS = ("hmac", "ed25519", "rsa")
-ACCOUNT = AccountSpec(keys=tuple(KeySpec(algorithm=kind) for kind in KINDS))
-
-
-@asynccontextmanager
-async def client(
-    folder: Path, algorithm: str = "hmac", **changes: Any
-) -> AsyncIterator[tuple[Desk, TdModule]]:
-    """A module that is ready, configured by a file as a user would write it."""
-    async with trading(accounts=(ACCOUNT,), scale=FACTOR, **changes) as desk:
-        for product in SYMBOLS:
-            book(desk, product)
-        module = TdModule(configured(desk, folder, algorithm), timing=Timing().scaled(FACTOR))
-        try:
-            await module.login(20.0)
-            yield desk, module
-        finally:
-            await module.stop()
-
-
-def configured(desk: Desk, folder: Path, algorithm: str) -> TradingConfig:
-    entry = desk.venue.config_entries("main", folder, algorithm)
-    entry |= {"name": "t", "journal": str(folder / "journal.db"), "recv_window": 1000}
-    path = folder / "config.json"
-    path.write_text(json.dumps({"trading": [entry]}))
-    return load(path).trading[0]
-
-
-def order(product: str, client_id: str, price: str = "63000.0", **changes: Any) -> NewOrder:
-    values: dict[str, Any] = {
-        "symbol": SYMBOLS[product],
-        "account_type": AccountType(product),
-        "direction": Direction.BUY,
-        "order_type": OrderType.GTC,
-        "quantity": D(10) if product == "cbase" else D("0.010"),
-        "price": D(price),
-        "client_order_id": client_id,
-        **changes,
-    }
-    return NewOrder(**values)
-
-
-async def settled(
-    module: TdModule, product: str, client_id: str, status: OrderStatus
-) -> OrderUpdate:
-    """Until the module knows that status."""
-    async with asyncio.timeout(10):
-        while True:
-            found = await module.query_order(client_id, account_type=AccountType(product))
-            if found.status is status:
-                return found
-            await asyncio.sleep(0.01)
+from k4.td import TdModule
 
 
 @pytest.mark.parametrize("algorithm", KINDS)

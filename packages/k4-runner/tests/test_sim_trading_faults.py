@@ -161,6 +161,18 @@ async def test_the_venue_itself_may_not_know(transport: str, executed: bool, cod
         assert only(desk, "timeout").executed == executed
 
 
+@TRANSPORTS
+async def test_a_failure_of_futures_that_says_so_was_not_executed(transport: str) -> None:
+    async with trading(scale=200.0) as desk:
+        book(desk, "ubase")
+        desk.venue.inject({"fault": "timeout", "code": -1001, "executed": True})
+        found = await send(desk, transport, "ubase", wait=2.0)
+        assert found["code"] == -1001
+        assert "Please try again." in found["msg"]
+        assert not placed(desk)
+        assert not only(desk, "timeout").executed
+
+
 async def test_events_of_an_order_whose_answer_is_lost_come_all_the_same() -> None:
     async with trading() as desk:
         book(desk)

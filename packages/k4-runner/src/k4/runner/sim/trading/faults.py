@@ -87,7 +87,8 @@ class Unavailable(Fault, frozen=True, kw_only=True, tag="unavailable"):
 
 
 class Timeout(Fault, frozen=True, kw_only=True, tag="timeout"):
-    """The venue gives up waiting for its backend, which may have executed the request."""
+    """The venue gives up waiting for its backend, which may have executed the request; not so with
+    -1001 on futures, where that text means a failure."""
 
     seconds: float = 10.0
     code: Literal[-1007, -1006, -1001, -1000] = -1007

@@ -89,7 +89,7 @@ class Service:
         before = [s for s in strikes if _latency(s, "before")]
         after = [s for s in strikes if _latency(s, "after")]
         ending = next((s for s in strikes if not isinstance(s.rule, Latency)), None)
-        if ending is not None and not _executes(ending.rule):
+        if ending is not None and not _executes(ending.rule, request.product):
             return await self._unexecuted(record, request, ending)
         release = self._hold(request)
         outcome = Outcome(record=record, sent=_answered(record, release))
@@ -298,8 +298,10 @@ def _latency(strike: Strike, where: str) -> bool:
     return isinstance(strike.rule, Latency) and strike.rule.where == where
 
 
-def _executes(rule: object) -> bool:
+def _executes(rule: object, product: str) -> bool:
     """Does the request reach the engine in spite of this fault?"""
+    if product != "spot" and isinstance(rule, Timeout) and rule.code == -1001:
+        return False  # its text, "Internal error ... Please try again.", says failed on futures
     if isinstance(rule, DropReply):
         return True
     if isinstance(rule, Disconnect):
