@@ -590,7 +590,8 @@ class FakeVenue:
             code = -2010 if spot else -5022
             raise Refusal(400, code, "Order would immediately match and take.")
         client = params["newClientOrderId"]
-        if any(order.open and order.client == client for order in self.orders):
+        own = (order for order in self.orders if order.product == product)
+        if any(order.open and order.client == client for order in own):
             code = -2010 if spot else -4116
             raise Refusal(400, code, "Duplicate order sent.")
 

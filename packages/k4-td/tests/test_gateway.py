@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -459,6 +460,24 @@ async def test_the_socket_is_the_owner_s_alone_and_stale_ones_are_replaced(
         await third.prepare()
     await third.stop()
     assert file.read_text() == "precious"
+
+
+async def test_a_peer_of_another_user_is_cut_off(
+    module: TdModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer's user is the kernel's word; here the gateway takes itself for somebody else."""
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    reader, writer = await asyncio.open_unix_connection(module.config.socket)
+    hello = {"id": 1, "method": "hello", "params": {"client": "stranger"}}
+    writer.write(json.dumps(hello).encode() + b"\n")
+    async with asyncio.timeout(10):
+        with suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    writer.close()
+    monkeypatch.undo()
+    peer = await Raw.connect(module)  # its own user is served as before
+    assert (await peer.ask(1, "query_open_orders"))["result"] == {"orders": []}
+    await peer.close()
 
 
 async def test_clients_learn_that_the_gateway_is_gone(venue: FakeVenue, tmp_path: Path) -> None:

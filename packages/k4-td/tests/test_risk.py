@@ -82,6 +82,7 @@ def test_symbols_by_either_spelling() -> None:
     error = refused(RiskLimits(symbols=("ETHUSDT",)), order())
     assert error is not None
     assert error.rule == "symbols"
+    assert "BTCUSDT is not among ETHUSDT" in error.message
 
 
 def test_quantity_and_notional() -> None:
@@ -105,6 +106,19 @@ def test_a_market_order_s_notional_needs_a_fresh_quote() -> None:
         assert (error.rule, "fresh quote" in error.message) == ("max_order_notional", True)
     error = refused(RiskLimits(max_order_notional="201"), market)
     assert error is not None
+
+
+def test_a_sell_below_the_bid_is_worth_the_bid() -> None:
+    """A limit of 1 does not make the order cheap: it trades at 100."""
+    low = order(direction=SELL, price=Decimal(1))
+    error = refused(RiskLimits(max_order_notional="199"), low)
+    assert error is not None
+    assert "notional 200 is above 199" in error.message
+    assert refused(RiskLimits(max_order_notional="200"), low) is None
+    assert refused(RiskLimits(max_order_notional="199"), low, quote=None) is None  # none is known
+    above = order(direction=SELL, price=Decimal(150))
+    assert refused(RiskLimits(max_order_notional="299"), above) is not None
+    assert refused(RiskLimits(max_order_notional="199"), order(price=Decimal(99))) is None
 
 
 def test_contracts_are_worth_their_size_without_any_quote() -> None:

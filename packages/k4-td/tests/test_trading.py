@@ -465,21 +465,29 @@ async def test_kill_cancels_all_refuses_and_survives_restarts(
         assert "exists" in td.killed
 
 
+def made(log: Log) -> int:
+    """How often it was told that there is a new listen key."""
+    return sum(isinstance(event, KeyRefreshed) and event.created for event in log.seen)
+
+
 async def test_listen_keys_are_kept_alive_and_made_anew(venue: FakeVenue, tmp_path: Path) -> None:
     settings = config(venue, tmp_path, ("ubase",), listen_key_refresh_secs=0.1)
     async with running(settings) as td:
         log = Log(td)
         await log.until(lambda event: isinstance(event, KeyRefreshed) and not event.created)
         assert venue.keepalives
+        log.seen.clear()
         venue.keys.clear()  # it expires at the venue: the next extension says -1125
         await log.until(lambda event: isinstance(event, Disconnected))
         await log.until(lambda event: isinstance(event, Connected))
         assert venue.keys_made == 2
+        assert made(log) == 1
         log.seen.clear()
         old = venue.keys.pop("ubase")
         venue.emit("ubase", {"e": "listenKeyExpired", "E": "1", "listenKey": old})
         await log.until(lambda event: isinstance(event, Connected))
         assert venue.keys_made == 3
+        assert made(log) == 1
         assert (await td.insert_order(order("ubase"))).status is OrderStatus.NEW
         await log.until(lambda event: isinstance(event, OrderChanged))
     for event in log.seen:

@@ -77,7 +77,9 @@ class RiskGate:
         out, and does not count on the order rate."""
         names = (rules.symbol, rules.unified)
         if self._symbols and self._symbols.isdisjoint(names):
-            self._refuse("symbols", f"{rules.symbol} is not among the allowed symbols")
+            allowed = ", ".join(sorted(self._symbols)[:8])
+            more = ", ..." if len(self._symbols) > 8 else ""
+            self._refuse("symbols", f"{rules.symbol} is not among {allowed}{more}")
         fresh = quote if quote is not None and quote.age <= self._max_age else None
         self._size(order, rules, fresh)
         if self._max_open and figures.open_orders >= self._max_open:
@@ -107,8 +109,8 @@ class RiskGate:
         if not self._max_notional:
             return
         price = order.price
-        if order.order_type is OrderType.MARKET and fresh is not None:
-            price = worst_price(order.direction, fresh.bid, fresh.ask)
+        if fresh is not None:
+            price = _expected(order, fresh)
         if not price and not rules.contract_size:
             self._refuse(
                 "max_order_notional",
@@ -172,6 +174,14 @@ class RiskGate:
             f"risk.{rule} of {self._account}: {figures}",
             remedy=remedy or f"trading.risk.{self._account}.{rule} in the configuration",
         )
+
+
+def _expected(order: NewOrder, fresh: Quote) -> Decimal:
+    """At which price it trades at the most: a sell below the bid meets the bid."""
+    meets = worst_price(order.direction, fresh.bid, fresh.ask)
+    if order.order_type is OrderType.MARKET:
+        return meets
+    return max(order.price, meets) if order.direction is Direction.SELL else order.price
 
 
 def _limit(text: str, name: str) -> Decimal:

@@ -1,0 +1,155 @@
+"""Cancels that must come through: of a kill switch, of a strategy that left, on a full disk."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from td_setup import ALL, Log, config, order, running
+from td_venue import FakeVenue
+from td_venue import Fault as VenueFault
+
+from k4.core.trading import (
+    AccountType,
+    Fault,
+    InvalidOrder,
+    JournalError,
+    OrderChanged,
+    OrderError,
+    OrderMissing,
+    OrderStatus,
+)
+from k4.td import AsyncTdClient, TdModule
+
+BUSY = 503, -1008, "Request throttled by system-level protection. Please try again."
+
+
+@pytest.fixture
+async def venue() -> AsyncIterator[FakeVenue]:
+    fake = FakeVenue()
+    await fake.start()
+    yield fake
+    await fake.stop()
+
+
+def canceled(event: object) -> bool:
+    return isinstance(event, OrderChanged) and event.update.status is OrderStatus.CANCELED
+
+
+async def test_a_kill_that_could_not_ask_the_venue_goes_on_until_nothing_is_open(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    async with running(config(venue, tmp_path, ("ubase",))) as td:
+        log = Log(td)
+        await td.insert_order(order("ubase"))
+        for _ in range(3):
+            venue.faults.append(VenueFault("GET openOrders", "error", "before", *BUSY))
+        with pytest.raises(OrderError, match="throttled"):
+            await td.kill("now")
+        assert venue.orders[0].open
+        await log.until(canceled)
+        assert not venue.orders[0].open
+        assert not venue.faults
+
+
+async def test_a_kill_that_the_venue_did_not_confirm_is_repeated(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    async with running(config(venue, tmp_path, ("ubase",))) as td:
+        log = Log(td)
+        await td.insert_order(order("ubase"))
+        venue.faults += [  # more often than one attempt asks
+            VenueFault("allOpenOrders|order.cancel", "error", "before", *BUSY) for _ in range(12)
+        ]
+        [left] = await td.kill("now")
+        assert left.status is OrderStatus.NEW
+        await log.until(canceled)
+        assert not venue.orders[0].open
+
+
+async def test_a_kill_by_its_file_is_as_stubborn(venue: FakeVenue, tmp_path: Path) -> None:
+    file = tmp_path / "kill"
+    async with running(config(venue, tmp_path, ("ubase",), kill_file=str(file))) as td:
+        log = Log(td)
+        await td.insert_order(order("ubase"))
+        for _ in range(3):
+            venue.faults.append(VenueFault("GET openOrders", "error", "before", *BUSY))
+        file.touch()
+        await log.until(canceled)
+        assert not venue.faults
+        assert any(isinstance(event, Fault) and event.code == "venue.busy" for event in log.seen)
+
+
+async def test_a_strategy_that_leaves_a_busy_venue_leaves_no_order(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    settings = config(venue, tmp_path, ("ubase",), socket=str(tmp_path / "td.sock"))
+    async with running(settings) as td:
+        log = Log(td)
+        async with AsyncTdClient(settings.socket, "leaves", cancel_on_disconnect=True) as client:
+            await client.insert_order(order("ubase"))
+            for _ in range(3):
+                venue.faults.append(VenueFault("order.cancel", "error", "before", *BUSY))
+        await log.until(canceled)
+        assert not venue.faults
+        assert [name for name in venue.requests if "order.cancel" in name] == [
+            "ubase order.cancel"
+        ] * 4
+
+
+async def test_a_cancel_that_the_venue_refuses_for_good_is_told_once(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    async with running(config(venue, tmp_path, ("ubase",))) as td:
+        log = Log(td)
+        key = (await td.insert_order(order("ubase"))).client_order_id
+        venue.faults.append(VenueFault("order.cancel", "error", "before", 400, -1102, "no"))
+        await td.accounts[AccountType.UBASE].cancel_soon(key)
+        told = [event for event in log.seen if isinstance(event, Fault)]
+        assert [(event.code, event.client_order_id) for event in told] == [("venue.request", key)]
+        assert venue.orders[0].open
+
+
+async def test_a_full_disk_stops_new_orders_and_no_cancel(venue: FakeVenue, tmp_path: Path) -> None:
+    async with running(config(venue, tmp_path)) as td:
+        keys = [(await td.insert_order(order(account))).client_order_id for account in ALL]
+        fill_up(td)
+        with pytest.raises(JournalError):
+            await td.insert_order(order())
+        log = Log(td)
+        assert (await td.cancel_order(keys[0])).status is OrderStatus.CANCELED
+        assert any(isinstance(event, Fault) and event.code == "journal" for event in log.seen)
+        ended = await td.kill("the disk is full")
+        assert {update.client_order_id for update in ended} == set(keys[1:])
+        assert all(update.status is OrderStatus.CANCELED for update in ended)
+    assert not any(entry.open for entry in venue.orders)
+    async with running(config(venue, tmp_path)) as td:  # the truth is the venue's, not the disk's
+        for key in keys:
+            assert (await td.query_order(key)).status is OrderStatus.CANCELED
+
+
+def fill_up(module: TdModule) -> None:
+    """Every write of the journal fails from now on, as on a disk without room."""
+    journal = module._journal
+    assert journal is not None
+    journal._db.execute("PRAGMA query_only=ON")
+
+
+async def test_an_id_that_two_accounts_know_is_never_guessed(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    async with running(config(venue, tmp_path)) as td:
+        for account in ("spot", "ubase"):
+            await td.insert_order(order(account, client_order_id="twin"))
+        for asked in (td.cancel_order("twin"), td.query_order("twin")):
+            with pytest.raises(InvalidOrder, match="known on spot and ubase") as caught:
+                await asked
+            assert caught.value.remedy == "give account_type"
+        gone = await td.cancel_order("twin", account_type=AccountType.UBASE)
+        assert gone.status is OrderStatus.CANCELED
+        assert (await td.query_order("twin", account_type=AccountType.SPOT)).status is (
+            OrderStatus.NEW
+        )
+        with pytest.raises(OrderMissing):
+            await td.query_order("nobody")
