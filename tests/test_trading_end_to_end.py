@@ -76,7 +76,7 @@ class Run:
         self.folder = folder
         self.socket = str(folder / "td.sock")
         self.file = folder / "config.json"
-        self.log = ""
+        self.log = ""  # everything that it printed and logged
         self._process: Process | None = None
         config = {
             "RazorTrade": {"module_name": f"e2e{os.getpid()}"},
@@ -96,6 +96,7 @@ class Run:
         """Return when every account takes orders."""
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "k4.runner.cli", "run", str(self.file)),
+            *("--log-level", "debug"),
             stdout=PIPE,
             stderr=PIPE,
         )
@@ -111,13 +112,14 @@ class Run:
                 await asyncio.sleep(0.02)  # nothing tells another process that a socket appears
 
     async def stop(self) -> list[Json]:
-        """Its receipts. What it logged is in `log` then."""
+        """Its receipts. What it printed and logged is in `log` then."""
         if self._process is None:
             return []
         process, self._process = self._process, None
         process.terminate()
         out, err = await process.communicate()
-        self.log = err.decode()
+        self.log += err.decode()
+        self.log += out.decode()
         assert process.returncode == 0, self.log
         return [json.loads(line) for line in out.splitlines()]
 
@@ -152,9 +154,28 @@ async def running(folder: Path, algorithm: str = "hmac", **entry: Any) -> AsyncI
             yield run
         finally:
             await run.stop()
+        assert "connected and reconciled" in run.log
+        assert secrets_told(run) == []
     # Whatever else a test is about: the venue took every signature and stamp, and nothing twice.
     assert {request.code for request in venue.ledger.requests}.isdisjoint({-1021, -1022, -2015})
     assert venue.ledger.sent_twice() == []
+
+
+def secrets_told(run: Run) -> list[str]:
+    """Secrets that are where they must not be: in a log, in the journal, in a receipt."""
+    told = run.log.encode()
+    for path in run.folder.iterdir():
+        if path.is_file() and path.suffix not in (".key", ".secret", ".pem"):
+            told += path.read_bytes()
+    keys = list(run.venue.keys)
+    secrets = [key.api_key for key in keys]
+    secrets += [key.private for key in keys if key.algorithm == "hmac"]
+    secrets += [
+        key.private.splitlines()[1] for key in keys if key.algorithm != "hmac"
+    ]  # of the PEM
+    secrets += list(run.venue.streams._keys)  # listen keys
+    assert len(secrets) > 2 * len(keys)
+    return [secret for secret in secrets if secret.encode() in told]
 
 
 class Ear:
