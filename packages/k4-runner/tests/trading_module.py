@@ -30,7 +30,7 @@ async def client(
     folder: Path, algorithm: str = "hmac", *, socket: str = "", **changes: Any
 ) -> AsyncIterator[tuple[Desk, TdModule]]:
     """A module that is ready, configured by a file as a user would write it."""
-    async with trading(accounts=(ACCOUNT,), scale=FACTOR, **changes) as desk:
+    async with trading(**{"accounts": (ACCOUNT,), "scale": FACTOR, **changes}) as desk:
         for product in SYMBOLS:
             book(desk, product)
         settings = configured(desk, folder, algorithm, socket)

@@ -7,6 +7,7 @@ from td_codes import CASES, CBASE, ONLY_USD_M, SPOT, UBASE
 
 from k4.core.trading import (
     AccountType,
+    AmendRefused,
     AuthRefused,
     BalanceRefused,
     DuplicateOrder,
@@ -56,11 +57,26 @@ def test_codes_that_coin_m_numbers_differently_are_not_taken_for_usd_m_s() -> No
         (-2010, "Order would trigger immediately.", WouldNotRest),
         (-2010, "Market is closed.", RuleRefused),
         (-2010, "Filter failure: MAX_NUM_ORDERS", FilterFailed),
+        (-1013, "Filter failure: MAX_POSITION", FilterFailed),
+        (-2038, "Filter failure: MAX_NUM_ORDER_AMENDS", AmendRefused),
         (-2011, "Unknown order sent.", OrderMissing),
     ],
 )
 def test_where_the_text_decides_it_does(code: int, text: str, kind: type[OrderError]) -> None:
-    assert type(interpret(SPOT, 400, code, text)) is kind
+    error = interpret(SPOT, 400, code, text)
+    assert type(error) is kind
+    assert len(error.remedy) > 10
+
+
+def test_a_filter_that_counts_orders_is_not_passed_by_another_price() -> None:
+    remedies = {
+        name: interpret(SPOT, 400, -1013, f"Filter failure: {name}").remedy
+        for name in ("MAX_NUM_ORDERS", "MAX_NUM_ALGO_ORDERS", "MAX_POSITION", "LOT_SIZE")
+    }
+    assert "cancel some" in remedies["MAX_NUM_ORDERS"]
+    assert remedies["MAX_NUM_ALGO_ORDERS"] == remedies["MAX_NUM_ORDERS"]
+    assert "open buys" in remedies["MAX_POSITION"]
+    assert "named filter" in remedies["LOT_SIZE"]
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,8 @@ class NewOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class OrderUpdate(msgspec.Struct, frozen=True, kw_only=True):
     """An order as it is known now: the order's fields and what has become of it.
 
-    order_id: the venue's id as text, '' until known. commission: in `commission_asset`, the first
+    order_id: the venue's id as text, '' until known. filled_avg_price: 0 until an execution was
+    told (Binance's futures answer without it). commission: in `commission_asset`, the first
     asset charged; each `Fill` carries its own. reason: why it was rejected, expired or unknown.
     """
 

@@ -149,6 +149,13 @@ _TEXTS: tuple[tuple[str, _Meaning], ...] = (
     ("insufficient balance", ("balance", "deposit, or lower the quantity")),
     ("immediately match", ("would_not_rest", "the post-only order would have taken")),
     ("trigger immediately", ("would_not_rest", "the stop would trigger at once")),
+    (
+        "max_num_order_amends",
+        ("amend", "it was changed in place as often as allowed: cancel it and place another"),
+    ),
+    ("filter failure: max_num", ("filter", "too many open orders of this kind: cancel some")),
+    ("filter failure: max_position", ("filter", "lower the quantity, or cancel open buys")),
+    ("filter failure: max_asset", ("filter", "lower the quantity, or cancel open buys")),
     ("filter failure", ("filter", "change price or quantity so that the named filter passes")),
     ("market is closed", ("rule", "wait until the market opens")),
 )
