@@ -165,7 +165,7 @@ async def test_fill_or_kill_and_post_only_that_cannot(tmp_path: Path, product: s
         killed = order(product, "fok", "64001.0", quantity=much, order_type=OrderType.FOK)
         if product == "spot":  # accepted, and expired at once
             update = await module.insert_order(killed)
-            assert (update.status, update.filled_quantity) == (EXPIRED, 0)
+            assert (update.status, update.filled_quantity) == (EXPIRED, D(0))
             assert "FOK" in update.reason
         else:
             with pytest.raises(WouldNotRest) as caught:
@@ -289,7 +289,7 @@ async def test_a_modification_may_end_an_order(tmp_path: Path, product: str) -> 
 async def test_a_gtd_order_carries_its_date_to_the_venue(tmp_path: Path) -> None:
     async with trading(tmp_path) as (desk, module, _):
         until_us = (desk.venue.clock.time_ns() // 1_000_000_000 + 3_600) * 1_000_000
-        gtd = {"order_type": OrderType.GTD, "good_till_us": until_us}
+        gtd: dict[str, Any] = {"order_type": OrderType.GTD, "good_till_us": until_us}
         placed = await module.insert_order(order("ubase", "a", **gtd))
         assert (placed.status, placed.good_till_us) == (NEW, until_us)
         (there,) = desk.ledger.orders(client_id="a")
