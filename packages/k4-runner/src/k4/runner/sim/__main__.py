@@ -16,6 +16,8 @@ from k4.runner.sim.faults import FAULTS, Target
 from k4.runner.sim.market import Pace
 from k4.runner.sim.process import run_sim
 from k4.runner.sim.replay import ReplaySpec
+from k4.runner.sim.trading import faults as trading_faults
+from k4.runner.sim.trading.spec import TradingSpec
 from k4.runner.sim.venue import VenueSpec
 from k4.runner.sim.venues import SimSpec, decode_spec, venue_names
 
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0 done, 2 bad usage."""
     options = _parser().parse_args(arguments)
     try:
-        return run_sim(_spec(options), control=options.control)
+        return run_sim(_spec(options), control=options.control, trading_folder=options.trading)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -48,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--symbol", action="append", default=[], metavar="PRODUCT:SYMBOL", help="default: a few")
     add("--rate", type=float, help="market events a second and venue; 0: as fast as they are read")
     add("--faults", default="", metavar="FILE", help="JSON fault script, see faults.py")
+    text = "a Binance that trades, too; keys and a configuration for it go there"
+    add("--trading", default="", metavar="FOLDER", help=text)
+    add("--trading-faults", default="", metavar="FILE", help="fault script of the trading venue")
     add("--replay", default="", metavar="FILE", help="recorded frames instead of a market")
     add("--speed", type=float, default=1.0, help="of the replay; 2 is twice as fast")
     add("--seed", type=int)
@@ -75,7 +80,10 @@ def _fault_help() -> str:
     ]
     when = "at, every, duration (seconds), probability, nth, limit"
     whom = ", ".join(Target.__struct_fields__)
-    return "\n".join([*lines, f"when: {when}", f"target: {whom}"])
+    lines += [f"when: {when}", f"target: {whom}", "", "And one of the trading:"]
+    lines += [f"  {json.dumps(rule)}" for rule in trading_faults.examples()]
+    whom = ", ".join(trading_faults.Target.__struct_fields__)
+    return "\n".join([*lines, f"when: the same; target: {whom}"])
 
 
 def _spec(options: argparse.Namespace) -> SimSpec:
@@ -93,6 +101,10 @@ def _spec(options: argparse.Namespace) -> SimSpec:
     }
     if options.faults:
         changes["faults"] = _fault_list(options.faults)
+    if options.trading or options.trading_faults:
+        trading = spec.trading if spec.trading is not None else TradingSpec()
+        rules = _fault_list(options.trading_faults) if options.trading_faults else trading.faults
+        changes["trading"] = msgspec.structs.replace(trading, faults=rules)
     if options.replay:
         changes["replay"] = ReplaySpec(
             file=options.replay, venue=spec.venues[0].name, speed=options.speed

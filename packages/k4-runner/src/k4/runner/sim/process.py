@@ -22,10 +22,11 @@ import uvloop
 
 from k4.core.clock import SystemClock
 from k4.core.enums import KIND_BY_LABEL
-from k4.core.errors import K4Error
+from k4.core.errors import ConfigError, K4Error, Problem
 from k4.runner.sim.ledger import SeriesKey
 from k4.runner.sim.market import Pace
 from k4.runner.sim.trading.control import trade
+from k4.runner.sim.trading.venue import SimTrading
 from k4.runner.sim.venues import SimSpec, SimVenues
 
 _KNOWN = "inject, pace, emit, settle, wait, ids, faults, connections, summary, dump, stop, trading"
@@ -35,18 +36,26 @@ class _Refused(Exception):
     """A command that cannot be carried out; the text is for its sender."""
 
 
-def run_sim(spec: SimSpec, *, control: bool = False, output: TextIO | None = None) -> int:
+def run_sim(
+    spec: SimSpec,
+    *,
+    control: bool = False,
+    output: TextIO | None = None,
+    trading_folder: str = "",
+) -> int:
     """Run until SIGINT, SIGTERM, `spec.seconds` or the command `stop`; returns the exit status 0.
 
-    control: take commands from stdin. Raises ConfigError for what cannot be simulated.
+    control: take commands from stdin. trading_folder: where the trading venue's first account gets
+    its keys and a configuration, `trading.json`, with which `k4-runner run` trades there. Raises
+    ConfigError for what cannot be simulated.
     """
     stream = output if output is not None else sys.stdout
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(spec, control, stream))
+        runner.run(_run(spec, control, stream, trading_folder))
     return 0
 
 
-async def _run(spec: SimSpec, control: bool, output: TextIO) -> None:
+async def _run(spec: SimSpec, control: bool, output: TextIO, trading_folder: str) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
@@ -55,6 +64,8 @@ async def _run(spec: SimSpec, control: bool, output: TextIO) -> None:
         ready: dict[str, Any] = {"type": "ready", "endpoints": venues.all_endpoints()}
         if venues.trading is not None:
             ready["trading"] = venues.trading.urls()
+            if trading_folder:
+                ready["configuration"] = _configure(venues.trading, Path(trading_folder).absolute())
         _print(output, ready)
         if spec.seconds:
             SystemClock().call_later(spec.seconds, stop.set)
@@ -69,6 +80,24 @@ async def _run(spec: SimSpec, control: bool, output: TextIO) -> None:
             report = json.dumps(venues.trading.ledger.report())
             (Path(spec.dump) / "trading.json").write_text(report)
     _print(output, venues.summary())
+
+
+def _configure(trading: SimTrading, folder: Path) -> str:
+    """Write a configuration that trades there; its path."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        entry = trading.config_entries(trading.spec.accounts[0].name, folder)
+        files = {"journal": str(folder / "td.journal"), "socket": str(folder / "td.sock")}
+        body = {
+            "RazorTrade": {"module_name": "sim_trading"},
+            "trading": [{**entry, "name": "main", **files}],
+        }
+        path = folder / "trading.json"
+        path.write_text(json.dumps(body, indent=2) + "\n")
+    except OSError as error:
+        text = f"{folder}: {error.strerror}"
+        raise ConfigError([Problem("--trading", text)]) from error
+    return str(path)
 
 
 def _print(output: TextIO, body: Mapping[str, Any]) -> None:

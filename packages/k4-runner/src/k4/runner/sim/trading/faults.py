@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from random import Random
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -218,8 +218,20 @@ Act = (
     | Liquidate
 )
 AnyFault = RequestFault | EventFault | Act
+_ACTS = get_args(Act)
 _REQUESTS = (Latency, DropRequest, DropReply, Unavailable, Timeout, Disconnect, Refuse)
 _EVENTS = (EventDelay, EventDuplicate, EventReorder, EventDrop)
+
+
+def examples() -> list[dict[str, Any]]:
+    """Every fault of the script with its own parameters and their defaults."""
+    found: list[dict[str, Any]] = []
+    shared = set(Fault.__struct_fields__)
+    for kind in (*_REQUESTS, *_EVENTS, *_ACTS):
+        sample = kind(code=-2010) if kind is Refuse else kind()
+        values = msgspec.to_builtins(sample)
+        found.append({name: value for name, value in values.items() if name not in shared})
+    return found
 
 
 def parse_script(source: object, path: str = "faults") -> list[AnyFault]:
