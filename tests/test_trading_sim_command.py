@@ -87,7 +87,7 @@ async def test_a_venue_with_faults_and_a_gateway_on_it(tmp_path: Path) -> None:
         sim.send_signal(signal.SIGINT)
         lines, _ = await asyncio.to_thread(sim.communicate)
     summary = json.loads(lines.splitlines()[-1])["trading"]
-    assert summary["faults"] == {"latency": 2, "unavailable": 1}
+    assert summary["faults"] == {"latency": 1, "unavailable": 1}
     assert summary["sent_twice"] == []
 
 

@@ -65,7 +65,7 @@ async def _run(spec: SimSpec, control: bool, output: TextIO, trading_folder: str
         if venues.trading is not None:
             ready["trading"] = venues.trading.urls()
             if trading_folder:
-                ready["configuration"] = _configure(venues.trading, Path(trading_folder).absolute())
+                ready["configuration"] = _configure(venues.trading, trading_folder)
         _print(output, ready)
         if spec.seconds:
             SystemClock().call_later(spec.seconds, stop.set)
@@ -82,8 +82,9 @@ async def _run(spec: SimSpec, control: bool, output: TextIO, trading_folder: str
     _print(output, venues.summary())
 
 
-def _configure(trading: SimTrading, folder: Path) -> str:
-    """Write a configuration that trades there; its path."""
+def _configure(trading: SimTrading, name: str) -> str:
+    """Write a configuration that trades there into a folder; its path."""
+    folder = Path(name).absolute()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         entry = trading.config_entries(trading.spec.accounts[0].name, folder)
