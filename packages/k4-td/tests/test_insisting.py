@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from td_venue import Fault as VenueFault
 from k4.core.trading import (
     AccountType,
     Fault,
+    Filled,
     InvalidOrder,
     JournalError,
     OrderChanged,
@@ -21,6 +24,7 @@ from k4.core.trading import (
     OrderStatus,
 )
 from k4.td import AsyncTdClient, TdModule
+from k4.td.journal import Journal
 
 BUSY = 503, -1008, "Request throttled by system-level protection. Please try again."
 
@@ -129,11 +133,42 @@ async def test_a_full_disk_stops_new_orders_and_no_cancel(venue: FakeVenue, tmp_
             assert (await td.query_order(key)).status is OrderStatus.CANCELED
 
 
-def fill_up(module: TdModule) -> None:
+async def test_a_fill_that_the_journal_did_not_take_is_written_when_there_is_room(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    async with running(config(venue, tmp_path, ("spot",))) as td:
+        log = Log(td)
+        key = (await td.insert_order(order())).client_order_id
+        fill_up(td)
+        venue.fill(venue.orders[0], Decimal("0.100"))
+        told = await log.until(lambda event: isinstance(event, Filled))
+        assert isinstance(told, Filled)
+        await log.status(key, OrderStatus.FILLED)  # the truth does not wait for the disk
+        await log.until(lambda event: isinstance(event, Fault) and event.code == "journal")
+        fill_up(td, full=False)
+        journal = td._journal
+        assert journal is not None
+        async with asyncio.timeout(10):
+            while not kept(journal, key):  # noqa: ASYNC110  # nobody tells of a write
+                await asyncio.sleep(0.01)
+        assert kept(journal, key) == {told.fill.trade_id}
+    async with running(config(venue, tmp_path, ("spot",))) as td:
+        state = td.accounts[AccountType.SPOT].book.known(key)
+        assert (state.status, state.filled) == (OrderStatus.FILLED, Decimal("0.100"))
+
+
+def kept(journal: Journal, key: str) -> set[str]:
+    """The executions of an order that are written down."""
+    state = journal.find(AccountType.SPOT, key)
+    assert state is not None
+    return set(state.fills)
+
+
+def fill_up(module: TdModule, full: bool = True) -> None:
     """Every write of the journal fails from now on, as on a disk without room."""
     journal = module._journal
     assert journal is not None
-    journal._db.execute("PRAGMA query_only=ON")
+    journal._db.execute(f"PRAGMA query_only={'ON' if full else 'OFF'}")
 
 
 async def test_an_id_that_two_accounts_know_is_never_guessed(

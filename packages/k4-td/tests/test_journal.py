@@ -267,6 +267,24 @@ def test_a_full_disk_refuses_the_intent(journal: Journal) -> None:
         fill_up()
 
 
+def test_a_disk_without_room_fails_cleanly_and_later_takes_everything(path: str) -> None:
+    """In a process of its own, since the limit on file sizes is the process's. SQLite ends a
+    transaction by itself there."""
+    script = Path(__file__).parent / "journal_full.py"
+    done = subprocess.run(
+        [sys.executable, str(script), path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    journal = Journal(path)
+    state = journal.find(SPOT, "a")
+    assert state is not None
+    assert set(state.fills) == {"1"}
+    assert journal.find(SPOT, "b") is None
+    assert journal.find(SPOT, "c") is not None
+    assert journal.killed() == ""
+    journal.close()
+
+
 def test_the_kill_reason_is_kept_until_it_is_released(path: str) -> None:
     journal = Journal(path)
     assert journal.killed() == ""

@@ -67,6 +67,8 @@ class Book:
         # Fills that the position or balance known now does not yet contain: the venue tells of the
         # two in separate events, and the risk gate must not miss what is between them.
         self._unsettled: dict[tuple[str, PositionSide], list[Fill]] = {}
+        # Orders whose last change the journal did not take, with the executions in it.
+        self._unwritten: dict[str, list[Fill]] = {}
 
     def replay(self) -> list[str]:
         """Load what the journal left open. The orders whose strategies wanted them cancelled when
@@ -148,12 +150,24 @@ class Book:
         self._changed(state)
 
     def _write(self, state: OrderState, before: OrderState | None, fills: list[Fill]) -> None:
+        key = name_of(state)
+        fills = self._unwritten.pop(key, []) + fills
         try:
             self._journal.save(state, fills)
             if before is not None and before.doubts and not (state.doubts or state.waiting):
                 self._journal.settled(state)
         except JournalError as error:
-            self._failed(error, name_of(state))
+            self._unwritten[key] = fills
+            self._failed(error, key)
+
+    def rewrite(self) -> None:
+        """Write what the journal did not take. Raises JournalError where it still does not."""
+        for key, fills in list(self._unwritten.items()):
+            state = self.known(key)
+            self._journal.save(state, fills)
+            if not (state.doubts or state.waiting):
+                self._journal.settled(state)
+            del self._unwritten[key]
 
     # Executions.
 

@@ -192,7 +192,7 @@ class Journal:
             self.intend_place(new, owner, cancel_on_disconnect)
             seq = self.intend(old, "replace", {"by": new.order.client_order_id}, new.time_us)
         except BaseException:
-            self._db.execute("ROLLBACK")
+            self._rollback()
             raise
         self._commit()
         return seq
@@ -249,7 +249,7 @@ class Journal:
             self._insert_fills(fills)
         except sqlite3.Error as error:
             if fills:
-                self._db.execute("ROLLBACK")
+                self._rollback()
             raise self._failed(error) from error
         if fills:
             self._commit()
@@ -260,7 +260,7 @@ class Journal:
         try:
             self._insert_fills(fills)
         except sqlite3.Error as error:
-            self._db.execute("ROLLBACK")
+            self._rollback()
             raise self._failed(error) from error
         self._commit()
 
@@ -341,7 +341,7 @@ class Journal:
                 [(account.value, symbol, trade) for symbol, trade in heads.items()],
             )
         except sqlite3.Error as error:
-            self._db.execute("ROLLBACK")
+            self._rollback()
             raise self._failed(error) from error
         self._commit()
 
@@ -415,8 +415,13 @@ class Journal:
         try:
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            self._db.execute("ROLLBACK")
+            self._rollback()
             raise self._failed(error) from error
+
+    def _rollback(self) -> None:
+        """SQLite has done it by itself where the disk is full or failed."""
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
 
     def _failed(self, error: sqlite3.Error) -> JournalError:
         return JournalError(

@@ -116,6 +116,7 @@ class Recovery:
             for fill in await account.venue.fills(symbol, last, since_us):
                 account.book.late_fill(fill)
                 heads[symbol] = int(fill.trade_id)
+        account.book.rewrite()
         account.journal.advance(account.type, heads)
 
     async def _keep_cursors(self) -> None:
@@ -129,6 +130,7 @@ class Recovery:
             await sleep(account.clock, account.timing.silence)
             news = {name: trade for name, trade in known.items() if written.get(name) != trade}
             try:
+                book.rewrite()
                 account.journal.advance(account.type, news)
             except OrderError as error:
                 account.complain(error.code, error.message, error.remedy)
