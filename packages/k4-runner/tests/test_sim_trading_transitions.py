@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -360,6 +361,69 @@ async def test_a_liquidation_is_a_foreign_order_with_its_fills(tmp_path: Path) -
             lambda event: isinstance(event, PositionChanged) and not event.position.quantity
         )
         assert sum(ear.fills(found.update.client_order_id)) == order("ubase", "x").quantity
+
+
+async def test_conditional_orders_of_others_are_told_as_they_come_and_go(tmp_path: Path) -> None:
+    """One has the client id of an order of K4's; they have nothing to do with each other."""
+    async with trading(tmp_path) as (desk, module, ear):
+        mine = await module.insert_order(order("ubase", "stop"))
+        rest = desk.rest("ubase")
+        stop: dict[str, Any] = {
+            "algoType": "CONDITIONAL",
+            "symbol": "BTCUSDT",
+            "side": "SELL",
+            "type": "STOP_MARKET",
+            "quantity": "0.010",
+            "triggerPrice": "60000.0",
+        }
+        ids = []
+        for name in ("stop", "other"):
+            made = await rest.ok("POST", "/fapi/v1/algoOrder", **stop, clientAlgoId=name)
+            ids.append(f"algo:{made['algoId']}")
+            await ear.until(partial(tells, order_id=ids[-1], status=NEW))
+        await rest.ok("DELETE", "/fapi/v1/algoOrder", clientAlgoId="other")
+        await ear.until(partial(tells, order_id=ids[1], status=CANCELED))
+        listed = await module.query_open_orders(AccountType.UBASE)
+        assert {update.order_id for update in listed} == {mine.order_id, ids[0]}
+        gone = await module.cancel_all_orders(AccountType.UBASE)
+        assert {update.order_id: update.status for update in gone} == {
+            mine.order_id: CANCELED,
+            ids[0]: CANCELED,
+        }
+        assert (await module.query_order("stop")).quantity == mine.quantity
+
+
+async def test_a_conditional_order_that_triggers_ends_and_its_order_lives(tmp_path: Path) -> None:
+    async with trading(tmp_path) as (desk, module, ear):
+        made = await desk.rest("ubase").ok(
+            "POST",
+            "/fapi/v1/algoOrder",
+            algoType="CONDITIONAL",
+            symbol="BTCUSDT",
+            side="BUY",
+            type="STOP",
+            timeInForce="GTC",
+            quantity="0.010",
+            price="63000.0",
+            triggerPrice="64050.0",
+            clientAlgoId="theirs",
+        )
+        order_id = f"algo:{made['algoId']}"
+        await ear.until(partial(tells, order_id=order_id, status=NEW))
+        # Takes the second level too, so that the last price reaches it.
+        await module.insert_order(order("ubase", "deep", "64100.0", quantity=D("1.100")))
+        await ear.until(partial(tells, order_id=order_id, status=EXPIRED))
+        (there,) = desk.ledger.orders(client_id="theirs")
+        await ear.until(partial(tells, order_id=str(there.number), status=NEW))
+        (left,) = await module.query_open_orders(AccountType.UBASE)
+        assert (left.order_id, left.client_order_id) == (str(there.number), "theirs")
+        await module.cancel_all_orders(AccountType.UBASE)
+
+
+def tells(event: Event, order_id: str, status: OrderStatus) -> bool:
+    """Whether it says that of an order that K4 did not place."""
+    update = event.update if isinstance(event, ForeignOrder) else None
+    return update is not None and (update.order_id, update.status) == (order_id, status)
 
 
 # -- listen keys ----------------------------------------------------------------------------------

@@ -325,8 +325,31 @@ def test_an_expired_listen_key_with_either_spelling_of_its_time(stamp: object) -
     assert "k" not in event.reason.split()
 
 
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("NEW", OrderStatus.NEW),
+        ("TRIGGERING", OrderStatus.NEW),
+        ("TRIGGERED", OrderStatus.EXPIRED),
+        ("FINISHED", OrderStatus.EXPIRED),
+        ("CANCELED", OrderStatus.CANCELED),
+        ("REJECTED", OrderStatus.REJECTED),
+        ("EXPIRED", OrderStatus.EXPIRED),
+        ("SOMETHING_NEW", OrderStatus.UNKNOWN),
+    ],
+)
+def test_a_conditional_order_is_an_order_of_its_own(text: str, status: OrderStatus) -> None:
+    order = {"caid": "stop", "aid": 5, "o": "STOP", "s": "BTCUSDT", "S": "SELL", "q": "1"}
+    order |= {"X": text, "p": "90", "ai": "77" if text == "TRIGGERED" else "", "rm": ""}
+    report = parse_event(USD_M, encoded({"e": "ALGO_UPDATE", "T": 7, "E": 8, "o": order}))
+    assert isinstance(report, Report)
+    assert (report.order_id, report.client_order_id) == ("algo:5", "")
+    assert (report.status, report.quantity, report.price) == (status, Decimal(1), Decimal(90))
+    assert ("became order 77" in report.reason) == (text == "TRIGGERED")
+
+
 def test_events_that_repeat_others_or_concern_nobody() -> None:
-    for name in ("TRADE_LITE", "MARGIN_CALL", "STRATEGY_UPDATE", "listStatus", "ALGO_UPDATE"):
+    for name in ("TRADE_LITE", "MARGIN_CALL", "STRATEGY_UPDATE", "listStatus"):
         assert parse_event(USD_M, encoded({"e": name})) == Unused(name)
 
 

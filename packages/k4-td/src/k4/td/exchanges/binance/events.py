@@ -12,6 +12,8 @@ import msgspec
 from k4.core.trading import ZERO, Balance, Fill, Position
 from k4.td.exchanges.binance.protocol import Product
 from k4.td.exchanges.binance.reports import (
+    algo_id,
+    algo_status,
     decode,
     direction_of,
     expiry,
@@ -65,6 +67,9 @@ def parse_event(product: Product, body: bytes | msgspec.Raw) -> UserEvent:
         case "ORDER_TRADE_UPDATE":
             event = decode(body, _FuturesOrderEvent)
             return _futures_report(product, event.T, event.o)
+        case "ALGO_UPDATE":
+            change = decode(body, _AlgoEvent)
+            return _algo_report(change.T, change.o)
         case "ACCOUNT_UPDATE":
             return _account_update(product, decode(body, _AccountEvent))
         case "listenKeyExpired":
@@ -242,6 +247,44 @@ def _futures_report(product: Product, time_ms: int, order: _FuturesOrder) -> Rep
         time_us=(time_ms or order.T) * 1000,
         reason=expiry(str(order.er), kind) or prevented,
         fills=fills,
+    )
+
+
+class _AlgoOrder(msgspec.Struct):
+    s: str
+    S: str
+    o: str
+    X: str
+    aid: int
+    q: Decimal = ZERO
+    p: Decimal = ZERO
+    ps: str = ""
+    R: bool = False
+    ai: str | int = ""
+    rm: str = ""
+
+
+class _AlgoEvent(msgspec.Struct):
+    o: _AlgoOrder
+    T: int = 0
+
+
+def _algo_report(time_ms: int, order: _AlgoOrder) -> Report:
+    """A conditional order. What it becomes when it triggers is an order of its own."""
+    became = f", became order {order.ai}" if order.ai else ""
+    return Report(
+        symbol=order.s,
+        client_order_id="",
+        order_id=algo_id(order.aid),
+        status=algo_status(order.X),
+        direction=direction_of(order.S),
+        order_type=order_type(order.o, ""),
+        quantity=order.q,
+        price=order.p,
+        reduce_only=order.R,
+        position_side=position_side(order.ps),
+        time_us=time_ms * 1000,
+        reason=order.rm or f"venue type {order.o}{became}",
     )
 
 

@@ -72,6 +72,27 @@ def order_status(text: str) -> OrderStatus:
     return _STATUS.get(text, OrderStatus.UNKNOWN)
 
 
+_ALGO_STATUS = {
+    "NEW": OrderStatus.NEW,
+    "TRIGGERING": OrderStatus.NEW,
+    "TRIGGERED": OrderStatus.EXPIRED,  # the order that it became goes its own way
+    "FINISHED": OrderStatus.EXPIRED,
+    "CANCELED": OrderStatus.CANCELED,
+    "REJECTED": OrderStatus.REJECTED,
+    "EXPIRED": OrderStatus.EXPIRED,
+}
+
+
+def algo_status(text: str) -> OrderStatus:
+    """The same of a conditional order."""
+    return _ALGO_STATUS.get(text, OrderStatus.UNKNOWN)
+
+
+def algo_id(number: int) -> str:
+    """The id of a conditional order, apart from those of orders."""
+    return f"algo:{number}"
+
+
 def order_type(kind: str, time_in_force: str) -> OrderType:
     if "MARKET" in kind or kind in ("STOP_LOSS", "TAKE_PROFIT"):
         return OrderType.MARKET
@@ -211,7 +232,6 @@ def _report(product: Product, order: _Order) -> Report:
 class _AlgoOrder(msgspec.Struct, rename="camel"):
     symbol: str
     algo_id: int
-    client_algo_id: str = ""
     side: str = ""
     order_type: str = ""
     quantity: Decimal = ZERO
@@ -221,12 +241,13 @@ class _AlgoOrder(msgspec.Struct, rename="camel"):
 
 
 def algo_reports(body: bytes | msgspec.Raw) -> list[Report]:
-    """USD-M conditional orders. K4 places none, so they are foreign; `algo:` marks their ids."""
+    """USD-M conditional orders. K4 places none, so they are foreign; `algo:` marks their ids. Their
+    client ids are left out: they are of another kind, and the order that follows has the same."""
     return [
         Report(
             symbol=order.symbol,
-            client_order_id=order.client_algo_id,
-            order_id=f"algo:{order.algo_id}",
+            client_order_id="",
+            order_id=algo_id(order.algo_id),
             status=OrderStatus.NEW,
             direction=direction_of(order.side),
             order_type=order_type(order.order_type, ""),
