@@ -20,7 +20,10 @@ from k4.core.trading import (
     OrderStatus,
     VenueLimit,
 )
+from k4.runner.sim.trading.spec import Limits
 from k4.td import TdModule
+
+FUTURES = pytest.mark.parametrize("product", ["ubase", "cbase"])
 
 
 def refuse(desk: Desk, code: int, limit: int = 1) -> None:
@@ -152,6 +155,24 @@ async def test_too_many_orders_stop_orders_and_not_cancels(tmp_path: Path, produ
             await module.insert_order(order(product, "held-back"))
         assert (await module.cancel_order("rests")).status is OrderStatus.CANCELED
         assert desk.ledger.received("order.place", "held-back") == []
+
+
+@FUTURES
+async def test_when_the_weight_runs_out_cancels_are_the_last_to_stop(
+    tmp_path: Path, product: str
+) -> None:
+    """K4 learns the venue's limit and keeps the last fifth of it from queries."""
+    async with client(tmp_path, limits=Limits(futures_weight=800)) as (desk, module):
+        await module.insert_order(order(product, "rests"))
+        with pytest.raises(LocalLimit, match="request_weight_60s"):
+            await ask_for_ever(module, product)
+        assert (await module.cancel_order("rests")).status is OrderStatus.CANCELED
+        assert {request.status for request in desk.ledger.requests} == {200}
+
+
+async def ask_for_ever(module: TdModule, product: str) -> None:
+    while True:
+        await module.query_open_orders(AccountType(product))
 
 
 @pytest.mark.parametrize("transport", ["ws", "rest"])

@@ -85,13 +85,21 @@ async def test_a_kill_by_its_file_is_as_stubborn(venue: FakeVenue, tmp_path: Pat
         assert any(isinstance(event, Fault) and event.code == "venue.busy" for event in log.seen)
 
 
+@pytest.mark.parametrize(("configured", "said"), [(False, True), (True, None)])
 async def test_a_strategy_that_leaves_a_busy_venue_leaves_no_order(
-    venue: FakeVenue, tmp_path: Path
+    configured: bool, said: bool | None, venue: FakeVenue, tmp_path: Path
 ) -> None:
-    settings = config(venue, tmp_path, ("ubase",), socket=str(tmp_path / "td.sock"))
+    """By its own word, or by the configuration's where it says nothing."""
+    settings = config(
+        venue,
+        tmp_path,
+        ("ubase",),
+        socket=str(tmp_path / "td.sock"),
+        cancel_on_disconnect=configured,
+    )
     async with running(settings) as td:
         log = Log(td)
-        async with AsyncTdClient(settings.socket, "leaves", cancel_on_disconnect=True) as client:
+        async with AsyncTdClient(settings.socket, "leaves", cancel_on_disconnect=said) as client:
             await client.insert_order(order("ubase"))
             for _ in range(3):
                 venue.faults.append(VenueFault("order.cancel", "error", "before", *BUSY))
@@ -100,6 +108,20 @@ async def test_a_strategy_that_leaves_a_busy_venue_leaves_no_order(
         assert [name for name in venue.requests if "order.cancel" in name] == [
             "ubase order.cancel"
         ] * 4
+
+
+async def test_a_strategy_may_leave_its_orders_against_the_configuration(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    socket = str(tmp_path / "td.sock")
+    settings = config(venue, tmp_path, ("spot",), socket=socket, cancel_on_disconnect=True)
+    async with running(settings) as td:
+        async with AsyncTdClient(socket, "stays", cancel_on_disconnect=False) as client:
+            kept = await client.insert_order(order())
+        async with AsyncTdClient(socket, "asks", cancel_on_disconnect=False) as client:
+            assert (await client.query_order(kept.client_order_id)).status is OrderStatus.NEW
+        assert not [name for name in venue.requests if "cancel" in name]
+        assert td.accounts[AccountType.SPOT].book.orders.open_count == 1
 
 
 async def test_a_cancel_that_the_venue_refuses_for_good_is_told_once(
