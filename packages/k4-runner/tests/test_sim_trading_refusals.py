@@ -170,6 +170,20 @@ async def test_when_the_weight_runs_out_cancels_are_the_last_to_stop(
         assert {request.status for request in desk.ledger.requests} == {200}
 
 
+async def test_a_cancel_waits_for_a_short_ban_and_a_new_order_does_not(tmp_path: Path) -> None:
+    async with client(tmp_path) as (desk, module):
+        await module.insert_order(order("spot", "rests"))
+        fault = {"fault": "limited", "status": 418, "seconds": 0.3}
+        desk.venue.inject({**fault, "target": {"product": "spot"}})
+        with pytest.raises(VenueLimit) as caught:
+            await module.insert_order(order("spot", "banned"))
+        assert 0 < caught.value.retry_after <= 0.3
+        with pytest.raises(LocalLimit, match="said to stop"):
+            await module.insert_order(order("spot", "held-back"))
+        assert (await module.cancel_order("rests")).status is OrderStatus.CANCELED
+        assert [request.status for request in desk.ledger.received("order.cancel")] == [200]
+
+
 async def ask_for_ever(module: TdModule, product: str) -> None:
     while True:
         await module.query_open_orders(AccountType(product))

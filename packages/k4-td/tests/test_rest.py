@@ -142,6 +142,16 @@ async def test_a_module_is_a_module_and_its_receipt_counts(
     assert receipt["order_update"] >= 2
 
 
+async def test_an_exchange_that_nobody_registered_is_told_with_those_there_are(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    module = TdModule(config(venue, tmp_path, exchange="nowhere"), timing=TIMING)
+    with pytest.raises(NotReady, match="no exchange 'nowhere'") as caught:
+        await module.prepare()
+    assert "known: binance" in caught.value.remedy
+    await module.stop()
+
+
 async def test_a_module_that_was_never_started_stops(venue: FakeVenue, tmp_path: Path) -> None:
     module = TdModule(config(venue, tmp_path, ("spot",)), timing=TIMING)
     await module.stop()

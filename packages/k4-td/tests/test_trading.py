@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -183,6 +184,7 @@ async def test_gtd_hedge_and_reduce_only_follow_the_product(
             (order("spot", client_order_id="a b"), "pattern"),
             (order("spot", client_order_id="x" * 37), "pattern"),
             (order("spot", recv_window=60001.0), "60000"),
+            (order("ubase", recv_window=100.5), "whole milliseconds"),
             (order("spot", order_type=OrderType.MARKET), "no price"),
             (order("spot", price=Decimal(0)), "positive price"),
             (order("spot", quantity=Decimal(0)), "not positive"),
@@ -191,6 +193,19 @@ async def test_gtd_hedge_and_reduce_only_follow_the_product(
             with pytest.raises(InvalidOrder, match=text):
                 await td.insert_order(wrong)
     assert len(venue.orders) == 1
+
+
+async def test_a_window_with_a_fraction_goes_to_spot_alone(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    async with running(config(venue, tmp_path, recv_window=2500.5)) as td:
+        for account in ALL:
+            await td.insert_order(order(account))
+    windows = set(re.findall(r'recvWindow"?[=:]([0-9.]+)', " ".join(venue.raw)))
+    assert windows == {"2500.5", "2501"}
+    for entry in venue.orders:
+        wanted = 2500.5 if entry.product == "spot" else 2501
+        assert float(entry.params["recvWindow"]) == wanted
 
 
 async def test_hedge_mode_is_learnt_from_the_account(venue: FakeVenue, tmp_path: Path) -> None:

@@ -100,6 +100,13 @@ def window_value(milliseconds: float) -> Value:
 
 
 def _too_many(cause: str, wait: float) -> LocalLimit:
+    if cause == "venue":
+        return LocalLimit(
+            cause,
+            f"the venue said to stop for {wait:.1f} s more",
+            remedy="wait: until then K4 sends nothing, cancels included, or the venue would ban",
+            retry_after=wait,
+        )
     return LocalLimit(
         cause,
         f"the venue's limit {cause} leaves no room for {wait:.1f} s",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -80,7 +81,9 @@ class BinanceVenue:
         self._clock = clock
         self._timing = timing
         self._server = ServerClock()
-        self._pacer = Pacer(clock, self._server, limiter, timing, config.recv_window)
+        # Spot takes fractions of a millisecond.
+        window = config.recv_window if self._product.spot else math.ceil(config.recv_window)
+        self._pacer = Pacer(clock, self._server, limiter, timing, window)
         self._limiter = limiter
         self._rest = Rest(
             self._product,
