@@ -9,7 +9,7 @@ whole. aiohttp's own pings and timeouts are off; deadlines are on K4's clock.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -46,12 +46,12 @@ class Socket:
     @classmethod
     async def open(cls, http: Http, url: str, clock: Clock, timing: Timing) -> Socket:
         """Raises NotReady. The URL may carry a listen key, so no message repeats it."""
-        connecting: Awaitable[aiohttp.ClientWebSocketResponse] = http.session.ws_connect(
-            url, autoping=False, autoclose=True, max_msg_size=MAX_FRAME_BYTES, compress=0
-        )
+        session = http.session
 
         async def connect() -> aiohttp.ClientWebSocketResponse:
-            return await connecting
+            return await session.ws_connect(
+                url, autoping=False, autoclose=True, max_msg_size=MAX_FRAME_BYTES, compress=0
+            )
 
         try:
             ws = await within(clock, timing.handshake, connect())
