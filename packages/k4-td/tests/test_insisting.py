@@ -22,6 +22,7 @@ from k4.core.trading import (
     OrderError,
     OrderMissing,
     OrderStatus,
+    RiskRefused,
 )
 from k4.td import AsyncTdClient, TdModule
 from k4.td.journal import Journal
@@ -70,6 +71,44 @@ async def test_a_kill_that_the_venue_did_not_confirm_is_repeated(
         assert left.status is OrderStatus.NEW
         await log.until(canceled)
         assert not venue.orders[0].open
+
+
+async def test_an_order_that_meets_the_kill_file_first_does_not_keep_the_others_open(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    file = tmp_path / "kill"
+    async with running(config(venue, tmp_path, ("ubase",), kill_file=str(file))) as td:
+        log = Log(td)
+        await td.insert_order(order("ubase"))
+        file.touch()
+        with pytest.raises(RiskRefused, match="exists"):  # before anybody else looks at the file
+            await td.insert_order(order("ubase"))
+        await log.until(canceled)
+        assert not venue.orders[0].open
+
+
+async def test_a_kill_file_works_on_a_full_disk_and_is_written_down_later(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    file = tmp_path / "kill"
+    settings = config(venue, tmp_path, ("ubase",), kill_file=str(file))
+    async with running(settings) as td:
+        log = Log(td)
+        await td.insert_order(order("ubase"))
+        fill_up(td)
+        file.touch()
+        await log.until(canceled)
+        with pytest.raises(RiskRefused):
+            await td.insert_order(order("ubase"))
+        fill_up(td, full=False)
+        journal = td._journal
+        assert journal is not None
+        async with asyncio.timeout(10):
+            while not journal.killed():  # noqa: ASYNC110  # nobody tells of a write
+                await asyncio.sleep(0.01)
+    file.unlink()
+    async with running(settings) as td:
+        assert "exists" in td.killed
 
 
 async def test_a_kill_by_its_file_is_as_stubborn(venue: FakeVenue, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ so that neither a restart nor the removal of the file releases it; only `release
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from k4.core.trading import JournalError, RiskRefused
@@ -19,24 +20,42 @@ class KillSwitch:
         self._journal = journal
         self._file = kill_file
         self.reason = journal.killed()
+        self._written = bool(self.reason)
+        self._found = False
         self.poll()
 
-    def poll(self) -> bool:
-        """Look for the file; whether it has just engaged the switch. One stat, about 2 µs."""
+    def poll(self) -> None:
+        """Look for the file. One stat, about 2 µs."""
         if self.reason or not self._file or not os.path.exists(self._file):
-            return False
-        self.engage(f"the file {self._file} exists")
-        return True
+            return
+        self._found = True
+        with contextlib.suppress(JournalError):  # told when it is written down, see `remember`
+            self.engage(f"the file {self._file} exists")
+
+    def found(self) -> bool:
+        """Whether the file has engaged the switch since this was asked last, whoever looked for it:
+        what is open has still to be cancelled."""
+        self.poll()
+        found, self._found = self._found, False
+        return found
 
     def engage(self, reason: str) -> None:
-        """Refuse new orders from now on. Holds in memory even if it cannot be written down."""
+        """Refuse new orders from now on. Holds in memory even if it cannot be written down, which
+        raises JournalError."""
         self.reason = self.reason or reason or "killed"
+        self._written = False
         if self._file:
             try:
                 os.close(os.open(self._file, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
             except OSError as error:
                 self.reason += f" (kill_file: {error.strerror})"
-        self._journal.set_killed(self.reason)
+        self.remember()
+
+    def remember(self) -> None:
+        """Write down that trading is killed, if that is still to be done. Raises JournalError."""
+        if self.reason and not self._written:
+            self._journal.set_killed(self.reason)
+            self._written = True
 
     def release(self) -> None:
         """Allow orders again. Raises JournalError where the file cannot be removed."""
@@ -51,6 +70,7 @@ class KillSwitch:
                 ) from error
         self._journal.set_killed("")
         self.reason = ""
+        self._found = False
 
     def check(self) -> None:
         """Raise RiskRefused where trading is killed; the file is looked at for every order."""

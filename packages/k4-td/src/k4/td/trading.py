@@ -236,6 +236,7 @@ class TdModule:
             await sleep(self._clock, self._timing.checkpoint)
             assert self._journal is not None
             try:
+                self._switch().remember()
                 await asyncio.to_thread(self._journal.checkpoint)
             except JournalError as error:
                 self._report(error)
@@ -244,7 +245,7 @@ class TdModule:
         """The kill file also cancels what is open, without waiting for the next order."""
         while True:
             await sleep(self._clock, self._timing.kill_poll)
-            if self._kill is not None and self._kill.poll():
+            if self._kill is not None and self._kill.found():
                 await self._kill_quietly(self._kill.reason)
 
     def _count(self, sequence: int, event: Event) -> None:
