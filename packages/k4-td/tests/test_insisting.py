@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from td_setup import ALL, Log, config, order, running
+from td_setup import ALL, TIMING, Log, config, order, running
 from td_venue import FakeVenue
 from td_venue import Fault as VenueFault
 
@@ -122,6 +122,24 @@ async def test_a_kill_by_its_file_is_as_stubborn(venue: FakeVenue, tmp_path: Pat
         await log.until(canceled)
         assert not venue.faults
         assert any(isinstance(event, Fault) and event.code == "venue.busy" for event in log.seen)
+
+
+async def test_an_order_in_doubt_that_shows_up_after_its_strategy_left_is_cancelled(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    settings = config(venue, tmp_path, ("spot",), socket=str(tmp_path / "td.sock"))
+    async with running(settings) as td:
+        log = Log(td)
+        async with AsyncTdClient(settings.socket, "leaves", cancel_on_disconnect=True) as client:
+            slow = 3 * TIMING.answer  # longer than K4 waits, shorter than the order is valid
+            venue.faults.append(VenueFault("order.place", "delay", "before", seconds=slow))
+            update = await client.insert_order(order())
+            assert update.status is OrderStatus.UNKNOWN
+        await venue.until(lambda: any("order.cancel" in name for name in venue.requests))
+        assert not venue.orders  # there was nothing to cancel yet
+        await log.until(canceled)
+        assert [entry.open for entry in venue.orders] == [False]
+        assert len([name for name in venue.requests if "order.place" in name]) == 1
 
 
 @pytest.mark.parametrize(("configured", "said"), [(False, True), (True, None)])

@@ -103,6 +103,7 @@ class Account:
         self._quiet.set()
         self._unheard: set[str] = set()
         self._heard_early: set[str] = set()
+        self._unwanted: set[str] = set()
         self._leaving: set[str] = set()
         self.resolver = Resolver(self)
         self._recovery = Recovery(self)
@@ -375,13 +376,15 @@ class Account:
         self.ready.set()
         self.emit(Connected(account_type=self.type))
         for state in self.book.orders.open():
-            self._enforce_kill(state)
+            self._enforce(state)
 
     # The state of orders.
 
     def _changed(self, state: OrderState) -> None:
         self.owed_fills.watch(state)
-        self._enforce_kill(state)
+        if state.final:
+            self._unwanted.discard(name_of(state))
+        self._enforce(state)
 
     def _unwritten(self, error: JournalError, key: str) -> None:
         self.complain(error.code, error.message, error.remedy, key)
@@ -413,14 +416,20 @@ class Account:
         error.order = states.view(state)
         return error
 
-    def _enforce_kill(self, state: OrderState) -> None:
-        """Trading is killed and an order shows up at the venue all the same (it was on its way)."""
+    def _enforce(self, state: OrderState) -> None:
+        """Trading is killed, or nobody wants the order any more, and it shows up at the venue all
+        the same (it was on its way)."""
         open_there = state.status in (OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED)
-        if self.kill.reason and open_there and not state.foreign and not state.waiting:
-            self.cancel_soon(state.order.client_order_id)
+        if not open_there or state.waiting:
+            return
+        key = name_of(state)
+        if key in self._unwanted or (self.kill.reason and not state.foreign):
+            self.cancel_soon(key)
 
     def cancel_soon(self, key: str) -> asyncio.Task[Any]:
-        """Cancel without anybody waiting for it, and again where the cancel was not executed."""
+        """Cancel without anybody waiting for it, and again where the cancel was not executed, or
+        the order only shows up later."""
+        self._unwanted.add(key)
         return self.spawn(self._cancel_quietly(key))
 
     async def _cancel_quietly(self, key: str) -> None:
@@ -438,12 +447,14 @@ class Account:
         delays = backoff(random.Random(), self.timing.retry_base, self.timing.retry_cap)
         while True:
             state = self.book.known(key)
+            if state.final:
+                self._unwanted.discard(key)
             if state.final or CANCEL in state.waiting:
                 return
             try:
                 await self.cancel(key)
             except OrderMissing:
-                return  # final already
+                return  # final already, or in doubt: then it is cancelled where it shows up
             except OrderError as error:
                 what = f"cannot cancel {key}: {error.message}"
                 self.complain(error.code, what, error.remedy, key)
