@@ -242,6 +242,72 @@ def test_spot_cancels_amends_and_preventions() -> None:
     assert other.status is OrderStatus.UNKNOWN
 
 
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("NEW", OrderStatus.NEW),
+        ("PENDING_NEW", OrderStatus.PENDING_NEW),
+        ("PARTIALLY_FILLED", OrderStatus.PARTIALLY_FILLED),
+        ("FILLED", OrderStatus.FILLED),
+        ("CANCELED", OrderStatus.CANCELED),
+        ("PENDING_CANCEL", OrderStatus.PENDING_CANCEL),
+        ("REJECTED", OrderStatus.REJECTED),
+        ("EXPIRED", OrderStatus.EXPIRED),
+        ("EXPIRED_IN_MATCH", OrderStatus.EXPIRED),
+    ],
+)
+def test_every_documented_status_in_events_and_answers(text: str, status: OrderStatus) -> None:
+    assert spot_event(X=text).status is status
+    assert order_report(SPOT, encoded({**SPOT_RESULT, "status": text})).status is status
+    if text not in ("PENDING_NEW", "PENDING_CANCEL", "REJECTED"):
+        for product in (USD_M, COIN_M):
+            report = parse_event(product, changed(FUTURES_UPDATE, X=text))
+            assert isinstance(report, Report)
+            assert report.status is status
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "REJECTED",
+        "EXCHANGE_CANCELED",
+        "OCO_TRIGGER",
+        "OTO_PHASE_ONE_EXPIRED",
+        "UNFILLED_IOC_QUANTITY_EXPIRED",
+        "UNFILLED_FOK_ORDER_EXPIRED",
+        "INSUFFICIENT_LIQUIDITY",
+        "EXECUTION_RULE_PRICE_RANGE_EXCEEDED",
+    ],
+)
+def test_every_documented_reason_of_an_expiry_on_spot(reason: str) -> None:
+    assert spot_event(x="EXPIRED", X="EXPIRED", eR=reason, t=-1).reason == reason
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "INSUFFICIENT_BALANCES",
+        "STOP_PRICE_WOULD_TRIGGER_IMMEDIATELY",
+        "WOULD_MATCH_IMMEDIATELY",
+        "OCO_BAD_PRICES",
+    ],
+)
+def test_every_documented_reason_of_a_rejection_on_spot(reason: str) -> None:
+    rejected = spot_event(x="REJECTED", X="REJECTED", r=reason, t=-1)
+    assert (rejected.status, rejected.reason) == (OrderStatus.REJECTED, reason)
+
+
+def test_every_documented_reason_of_an_expiry_on_futures() -> None:
+    reasons = set()
+    for number in range(10):
+        report = parse_event(USD_M, changed(FUTURES_UPDATE, x="EXPIRED", X="EXPIRED", er=number))
+        assert isinstance(report, Report)
+        reasons.add(report.reason)
+        assert (report.reason == "") == (number == 0)
+        assert str(number) not in report.reason
+    assert len(reasons) == 10
+
+
 def test_spot_balances_and_notices() -> None:
     event = {
         "e": "outboundAccountPosition",
