@@ -160,6 +160,18 @@ def test_position_with_everything_open(side: Direction, figures: Figures, passes
         assert refused(RiskLimits(max_position="10"), reducing, figures) is None
 
 
+def test_what_an_order_has_filled_is_not_counted_twice_when_it_is_changed() -> None:
+    limits = RiskLimits(max_position="5")
+    partly = Figures(position=Decimal(3), done=Decimal(3))  # of a buy of 5, which stays 5
+    assert refused(limits, order(quantity=Decimal(5)), partly) is None
+    error = refused(limits, order(quantity=Decimal(6)), partly)
+    assert error is not None
+    assert "could become 6, limit 5" in error.message
+    short = Figures(position=Decimal(-3), done=Decimal(3))
+    assert refused(limits, order(quantity=Decimal(5), direction=SELL), short) is None
+    assert refused(limits, order(quantity=Decimal(6), direction=SELL), short) is not None
+
+
 def test_spot_cannot_be_short_so_sells_are_free() -> None:
     figures = Figures(position=Decimal(1))
     sell = order(direction=SELL, quantity=Decimal(50))

@@ -748,6 +748,21 @@ async def test_the_position_counts_fills_before_the_venue_has_told_of_them(
             await td.insert_order(order("ubase"))  # and counts them once
 
 
+async def test_a_partly_filled_order_at_the_limit_can_change_its_price_and_not_its_size(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    limits = {"ubase": RiskLimits(max_position="0.3", max_open_orders=1)}
+    async with running(config(venue, tmp_path, ("ubase",), risk=limits)) as td:
+        log = Log(td)
+        key = (await td.insert_order(order("ubase", quantity=Decimal("0.300")))).client_order_id
+        venue.fill(venue.orders[0], Decimal("0.200"))
+        await log.until(lambda event: isinstance(event, PositionChanged))
+        changed = await td.amend_order(key, price=Decimal("89.0"))
+        assert (changed.price, changed.filled_quantity) == (Decimal("89.0"), Decimal("0.200"))
+        with pytest.raises(RiskRefused, match=r"could become 0.4, limit 0.3"):
+            await td.amend_order(key, quantity=Decimal("0.400"))
+
+
 async def test_the_collar_works_on_the_shared_memory_of_market_data(
     venue: FakeVenue, tmp_path: Path
 ) -> None:

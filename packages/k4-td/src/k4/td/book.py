@@ -230,11 +230,13 @@ class Book:
             buys -= leave_out.exposure
         elif leave_out is not None:
             sells -= leave_out.exposure
+        told = leave_out.fills.values() if leave_out is not None else ()
         return Figures(
             position=self._position(order, rules),
             buys=buys,
             sells=sells,
             open_orders=self.orders.open_count - (leave_out is not None),
+            done=sum((fill.quantity for fill in told), ZERO),
         )
 
     def _position(self, order: NewOrder, rules: SymbolRules) -> Decimal:

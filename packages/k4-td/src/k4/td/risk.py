@@ -34,12 +34,14 @@ _BPS = Decimal(10_000)
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """What is open now. position: signed (spot: the base asset's balance). buys, sells: what open
-    orders of the symbol may still trade. open_orders: of the account, unknown ones included."""
+    orders of the symbol may still trade. open_orders: of the account, unknown ones included. done:
+    what the order in question has filled before, which `position` contains."""
 
     position: Decimal = ZERO
     buys: Decimal = ZERO
     sells: Decimal = ZERO
     open_orders: int = 0
+    done: Decimal = ZERO
 
 
 class RiskGate:
@@ -127,11 +129,12 @@ class RiskGate:
     def _position(self, order: NewOrder, figures: Figures) -> None:
         if not self._max_position:
             return
+        rest = max(ZERO, order.quantity - figures.done)
         if order.direction is Direction.BUY:
-            after = figures.position + figures.buys + order.quantity
+            after = figures.position + figures.buys + rest
             excess = after > self._max_position
         else:
-            after = figures.position - figures.sells - order.quantity
+            after = figures.position - figures.sells - rest
             # Spot cannot be short: the venue refuses what is not there.
             excess = self._account is not AccountType.SPOT and -after > self._max_position
         if excess:

@@ -37,6 +37,7 @@ class ListenKey:
         self._refresh = refresh
         self._refreshed = refreshed
         self._key = ""
+        self._last = ""
         self._extended = 0.0
         self._made = asyncio.Event()
 
@@ -44,15 +45,16 @@ class ListenKey:
         """The key, made now where there is none. Raises OrderError."""
         if not self._key:
             body = await self._rest.call(protocol.listen_key(self._product, "POST"))
+            last = self._last
             try:
-                self._key = reports.listen_key_text(body)
+                self._key = self._last = reports.listen_key_text(body)
             except reports.Malformed as error:
                 raise NotReady(
                     "listen_key", f"the venue gave no listen key: {error}", remedy=REST_REMEDY
                 ) from None
             self._extended = self._clock.monotonic()
             self._made.set()
-            self._refreshed(True)
+            self._refreshed(self._key != last)  # an active one is given again, and extended
         return self._key
 
     def forget(self) -> None:
