@@ -25,6 +25,7 @@ from k4.core.trading import (
     Disconnected,
     Event,
     Filled,
+    FilterRefused,
     ForeignOrder,
     InvalidOrder,
     KeyRefreshed,
@@ -269,6 +270,23 @@ async def test_futures_modify_in_place(tmp_path: Path, product: str) -> None:
         assert taken.status is FILLED
         await ear.until(lambda event: isinstance(event, Filled))
         assert sum(ear.fills("a")) == lots(product, 20)
+
+
+@PRODUCTS
+async def test_the_last_order_that_a_symbol_takes_can_be_changed(
+    tmp_path: Path, product: str
+) -> None:
+    name = "maxNumOrders" if product == "spot" else "limit"
+    filters = {product: {SYMBOLS[product]: {"MAX_NUM_ORDERS": {name: 2}}}}
+    async with trading(tmp_path, filters=filters) as (desk, module, _):
+        for key in ("a", "b"):
+            await module.insert_order(order(product, key))
+        with pytest.raises(FilterRefused, match="has 2 open orders") as caught:
+            await module.insert_order(order(product, "c"))
+        assert caught.value.remedy == "cancel some first"
+        changed = await module.amend_order("b", price=D("63100.0"))
+        assert (changed.status, changed.price) == (NEW, D("63100.0"))
+        assert len(desk.ledger.orders(open_only=True)) == 2
 
 
 @FUTURES

@@ -423,6 +423,9 @@ async def test_while_disconnected_orders_are_refused_and_cancels_go_by_rest(
         await log.until(lambda event: isinstance(event, Disconnected))
         with pytest.raises(NotReady, match="not connected"):
             await td.insert_order(order())
+        for price, quantity in ((Decimal("91.0"), None), (None, Decimal("0.090"))):
+            with pytest.raises(NotReady, match="not connected"):
+                await td.amend_order(key, price=price, quantity=quantity)
         assert (await td.cancel_order(key)).status is OrderStatus.CANCELED
         assert "spot DELETE order" in venue.requests
         venue.faults.clear()

@@ -199,8 +199,9 @@ class Account:
                 self.book.change(states.hear(states.settle(self.book.known(key), PLACE), report))
         return self.book.view(key)
 
-    def _prepare(self, order: NewOrder) -> NewOrder:
-        """With the venue's spelling of the symbol and a client id."""
+    def admit(self) -> None:
+        """Raise RiskRefused where trading is killed, NotReady where journal and venue may disagree:
+        then nothing may leave that could add to what is open."""
         self.kill.check()
         if self.stopping or not self.ready.is_set():
             raise NotReady(
@@ -208,6 +209,10 @@ class Account:
                 f"{self.type} is not connected and reconciled",
                 remedy="wait for the connected event",
             )
+
+    def _prepare(self, order: NewOrder) -> NewOrder:
+        """With the venue's spelling of the symbol and a client id."""
+        self.admit()
         rules = self._rules(order.symbol)
         key = order.client_order_id or self.make_id()
         if self.book.orders.get(key) is not None:
@@ -223,7 +228,8 @@ class Account:
             remedy = error.remedy or "give the venue's symbol or BASE/QUOTE; hello lists them"
             raise InvalidOrder("symbol", error.message, remedy=remedy) from None
 
-    def check(self, order: NewOrder) -> SymbolRules:
+    def check(self, order: NewOrder, *, changes: bool = False) -> SymbolRules:
+        """Pass the filters, or raise. changes: it takes the place of one that is open."""
         rules = self._rules(order.symbol)
         quote = self.quote(rules)
         reference = (
@@ -231,7 +237,8 @@ class Account:
             if quote is not None
             else ZERO
         )
-        filters.check(rules, order, reference, self.book.orders.open_on(rules.symbol))
+        open_now = self.book.orders.open_on(rules.symbol) - changes
+        filters.check(rules, order, reference, open_now)
         return rules
 
     def quote(self, rules: SymbolRules) -> Quote | None:

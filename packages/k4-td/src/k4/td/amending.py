@@ -43,7 +43,7 @@ class Amender:
         one with a new client id; the answer is then about that one."""
         account = self._account
         state = account.book.known(key)
-        account.kill.check()
+        account.admit()
         if state.final:
             raise account.finality(state)
         if state.order.order_type in _IMMEDIATE or state.doubts or state.waiting:
@@ -57,7 +57,7 @@ class Amender:
             quantity=quantity if quantity is not None else state.quantity,
             price=price if price is not None else state.price,
         )
-        rules = account.check(changed)
+        rules = account.check(changed, changes=True)
         figures = account.book.figures(changed, rules, leave_out=state)
         now = account.clock.monotonic()
         account.gate.check(changed, rules, figures, account.quote(rules), now, amends=True)
