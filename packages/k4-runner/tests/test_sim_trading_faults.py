@@ -213,8 +213,8 @@ async def test_latency_before_the_engine_and_before_the_answer() -> None:
 async def test_a_request_that_waits_too_long_is_late_at_the_engine() -> None:
     async with trading() as desk:
         book(desk, "ubase")
-        desk.venue.inject({"fault": "latency", "ms": 60, "target": {"product": "ubase"}})
-        reply = await desk.place("ubase", recvWindow=20)
+        desk.venue.inject({"fault": "latency", "ms": 600, "target": {"product": "ubase"}})
+        reply = await desk.place("ubase", recvWindow=400)
         assert reply.code == -5028
         assert not desk.ledger.orders()
 

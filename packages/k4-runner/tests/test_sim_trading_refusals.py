@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from trading_client import Desk, until
-from trading_module import SYMBOLS, D, client, order, settled
+from trading_module import SYMBOLS, client, order, settled
 
 from k4.core.trading import (
     AccountType,
@@ -22,6 +22,7 @@ from k4.core.trading import (
 )
 from k4.runner.sim.trading.spec import Limits
 from k4.td import TdModule
+from k4.td.venue import OrderRef
 
 FUTURES = pytest.mark.parametrize("product", ["ubase", "cbase"])
 
@@ -194,13 +195,18 @@ async def test_a_replacement_that_the_venue_limits_says_how_long(
     tmp_path: Path, transport: str
 ) -> None:
     async with client(tmp_path) as (desk, module):
+        venue = module.accounts[AccountType.SPOT].venue
         await module.insert_order(order("spot", "rests"))
         if transport == "rest":
             await without_api(desk, module)
         fault = {"fault": "limited", "status": 418, "seconds": 7}
         desk.venue.inject({**fault, "target": {"product": "spot"}})
         with pytest.raises(VenueLimit) as caught:
-            await module.amend_order("rests", price=D("62000.0"))
+            # Of the venue itself: while the WebSocket API is lost, the module takes no change.
+            await venue.replace(
+                OrderRef(symbol="BTCUSDT", client_order_id="rests"),
+                order("spot", "instead", "62000.0"),
+            )
         assert 1 < caught.value.retry_after <= 7
         assert desk.ledger.requests[-1].transport == transport
         with pytest.raises(NotSent):
