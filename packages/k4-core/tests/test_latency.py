@@ -100,7 +100,7 @@ def test_inlined_counting_is_the_same_as_add() -> None:
     for ns in [0, 9_999, HOUR, 10_000, FINE_NS - 1, FINE_NS, FINE_NS + BIN_NS, -HOUR]:
         added.add(ns)
         try:
-            fine[ns // BIN_NS] += 1
+            fine[ns // BIN_NS] += 1.0
         except IndexError:
             inlined.add(ns)
     assert inlined.summary() == added.summary()

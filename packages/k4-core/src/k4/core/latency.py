@@ -7,11 +7,14 @@ when the first such time comes. Everything that is reported follows from the bin
     below 30 ms       within 5 µs
     from 30 ms on     within 0.4 %; the maximum is exact
 
-Cost on CPython 3.11: `add` some 70 ns; inlined by a hot loop some 30 ns:
+Cost on CPython 3.11: `add` some 70 ns; inlined by a hot loop some 25 ns:
 
     fine = histogram.fine                     # stays the same list for ever, `reset` included
-    try: fine[ns // BIN_NS] += 1              # of times that are not negative
+    try: fine[ns // BIN_NS] += 1.0            # of times that are not negative
     except IndexError: histogram.add(ns)
+
+The fine bins are floats (exact up to 2**53), since CPython keeps the memory of freed floats at hand
+but goes to its allocator for every int above 256.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ class Histogram:
     __slots__ = ("_coarse", "_longest", "fine", "negative")
 
     def __init__(self) -> None:
-        self.fine = [0] * FINE_BINS
+        self.fine = [0.0] * FINE_BINS
         self._coarse: list[int] = []
         self.negative = 0
         self._longest = 0  # exact, of those beyond the fine bins
@@ -57,7 +60,7 @@ class Histogram:
     def add(self, ns: int) -> None:
         """Count one duration."""
         if 0 <= ns < FINE_NS:
-            self.fine[ns // BIN_NS] += 1
+            self.fine[ns // BIN_NS] += 1.0
         else:
             self._add_other(ns)
 
@@ -71,13 +74,13 @@ class Histogram:
         return Latencies(self.count, self.mean, p50, p90, p99, p999, self.max)
 
     @property
-    def bins(self) -> list[int]:
+    def bins(self) -> list[float]:
         """A copy of all bins, see `bounds`."""
-        return self.fine + self._coarse
+        return [*self.fine, *self._coarse]
 
     @property
     def count(self) -> int:
-        return sum(self.fine) + sum(self._coarse)
+        return int(sum(self.fine)) + sum(self._coarse)
 
     @property
     def mean(self) -> float:
@@ -106,7 +109,7 @@ class Histogram:
 
     def reset(self) -> None:
         """Forget all. `fine` stays the same list."""
-        self.fine[:] = [0] * FINE_BINS
+        self.fine[:] = [0.0] * FINE_BINS
         self._coarse.clear()
         self.negative = 0
         self._longest = 0
@@ -117,7 +120,7 @@ class Histogram:
             ns = 0
         i = index_of(ns)
         if i < FINE_BINS:
-            self.fine[i] += 1
+            self.fine[i] += 1.0
             return
         self._reach(i - FINE_BINS + 1)
         self._coarse[i - FINE_BINS] += 1

@@ -38,7 +38,7 @@ def slowest(samples: Sequence[Sample]) -> int | None:
     return order[-1] if gap > max(MIN_GAP_NS, SIGMAS * error) else None
 
 
-def sample(wins: int, bins: Sequence[int], before: Sequence[int]) -> Sample:
+def sample(wins: int, bins: Sequence[float], before: Sequence[float]) -> Sample:
     """The sample of a line from the bins of its lag histogram, now and when the sample began."""
     count, total, squares = wins, 0.0, 0.0
     known = len(before)
@@ -48,7 +48,7 @@ def sample(wins: int, bins: Sequence[int], before: Sequence[int]) -> Sample:
         if n:
             low, high = bounds(i)
             middle = (low + high) / 2
-            count += n
+            count += int(n)
             total += n * middle
             squares += n * middle * middle
     if not count:

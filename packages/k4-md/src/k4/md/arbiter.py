@@ -451,13 +451,11 @@ class Arbiter:
             if port.fallen:
                 self.leaving.append(port)
 
-    def remember(self, frame: bytes, entry: Entry) -> None:
-        """Know `frame` as a copy of `entry`'s update from now on."""
+    def forget_frames(self) -> None:
+        """Make room in `memo`: the oldest frames' copies are no longer awaited."""
         memo = self.memo
-        memo[frame] = entry
-        if len(memo) > RECENT:
-            for old in list(islice(memo, BATCH)):
-                del memo[old]
+        for old in list(islice(memo, BATCH)):
+            del memo[old]
 
     def tick(self, now_ns: int) -> None:
         """What time alone decides: resets by silence, copies that will not come any more."""

@@ -18,6 +18,7 @@ from k4.core.transport import Closed
 from k4.core.venue_clock import VenueClock
 from k4.md.arbiter import Arbiter, Port
 from k4.md.feed import Control, Feed, Sink
+from k4.md.slots import RECENT
 
 
 class LineOwner(Protocol):
@@ -83,7 +84,7 @@ class Line:
         self.clock = VenueClock()
         self.measured = float("-inf")
         self.judge_at = 0.0
-        self.marked: tuple[int, list[int]] = (0, [])
+        self.marked: tuple[int, list[float]] = (0, [])
         self._arbiter = arbiter
         self._owner = owner
         self._hear(_deaf)
@@ -120,12 +121,12 @@ class Line:
             port.now = received_ns
             receive(payload, received_ns, port)
 
-        known, own, seen, bit = arbiter.memo.get, port.own, port.seen, port.bit
+        memo, own, seen, bit = arbiter.memo, port.own, port.seen, port.bit
         lag_bins, head = port.lag.fine, slice(self.feed.head)
 
         def shared(payload: bytes, received_ns: int, opcode: int, /) -> None:
             name = payload[head]  # the payload itself, where it is not longer
-            entry = known(name)
+            entry = memo.get(name)
             if entry is not None:
                 first_ns, wait_bins, mask, slot, id, _ = entry
                 if id > own[slot]:
@@ -136,9 +137,9 @@ class Line:
                     entry[2] = mask | bit
                     try:
                         at = (received_ns - first_ns) // BIN_NS
-                        lag_bins[at] += 1
+                        lag_bins[at] += 1.0
                         if wait_bins is not None:
-                            wait_bins[at] += 1
+                            wait_bins[at] += 1.0
                             entry[1] = None
                     except IndexError:
                         port.lagged(entry, received_ns - first_ns)
@@ -153,7 +154,9 @@ class Line:
             receive(payload, received_ns, port)
             entry = port.entry
             if entry is not None and port.calls == 1:
-                arbiter.remember(name, entry)
+                memo[name] = entry
+                if len(memo) > RECENT:
+                    arbiter.forget_frames()
 
         self.message = shared if arbiter.shared and not self.feed.stateful else alone
 
