@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trading_client import Desk
+from trading_client import Desk, until
 from trading_module import KINDS, SYMBOLS, D, client, order, settled
 
 from k4.core.trading import (
     AccountType,
+    Disconnected,
+    Event,
     NotSent,
+    OrderChanged,
     OrderError,
     OrderStatus,
 )
@@ -56,6 +59,41 @@ async def test_balances_positions_and_open_orders_are_the_venues(tmp_path: Path)
         }
         wallet = desk.venue.spot_wallets["main"].assets
         assert held == {asset: item.free + item.locked for asset, item in wallet.items()}
+
+
+async def test_after_the_venues_shutdown_notice_nothing_is_sent_on_that_connection(
+    tmp_path: Path,
+) -> None:
+    async with client(tmp_path) as (desk, module):
+        heard: list[Event] = []
+        module.bus.listen(lambda _, event: heard.append(event))
+
+        async def cycle(name: str) -> set[str]:
+            """How an order and its cancel reached the venue."""
+            before = len(desk.ledger.requests)
+            await module.insert_order(order("spot", name))
+            await module.cancel_order(name)
+            sent = desk.ledger.requests[before:]
+            return {r.transport for r in sent if r.op in ("order.place", "order.cancel")}
+
+        assert await cycle("before") == {"ws"}
+        # Slow to let the successor in: what is sent in the meantime must not go to the old one.
+        slow = {"op": "userDataStream.subscribe*"}
+        desk.venue.inject({"fault": "latency", "ms": 300, "target": slow})
+        (named,) = desk.venue.inject({"fault": "shutdown", "grace": 5})
+        known = len(desk.ledger.connections)
+        old = desk.ledger.connections[int(named.split()[1]) - 1]
+        await until(lambda: len(desk.ledger.connections) > known)
+        assert await cycle("between") == {"rest"}
+        assert not old.closed_ms
+        await until(lambda: old.closed_ms)
+        assert await cycle("after") == {"ws"}
+        assert [fault.fault for fault in desk.ledger.faults()] == ["shutdown", "latency"]
+        assert not [event for event in heard if isinstance(event, Disconnected)]
+        told = [e.update for e in heard if isinstance(e, OrderChanged)]
+        assert {u.client_order_id for u in told if u.status is OrderStatus.CANCELED} == {
+            *("before", "between", "after")
+        }
 
 
 _LOSSES: list[dict[str, Any]] = [

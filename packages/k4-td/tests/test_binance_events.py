@@ -325,6 +325,7 @@ def test_spot_balances_and_notices() -> None:
         ended = parse_event(SPOT, encoded({"e": name, "E": 1}))
         assert isinstance(ended, Ended)
         assert (name in ended.reason, ended.key_expired) == (True, False)
+        assert ended.announced is (name == "serverShutdown")
 
 
 def test_a_futures_order_update_also_when_wrapped() -> None:

@@ -31,6 +31,13 @@ class Peer:
         self.gate.set()
         self.waiting = asyncio.Event()
         self.port = 0
+        self._grown = asyncio.Event()
+
+    async def until_made(self, count: int) -> None:
+        async with asyncio.timeout(5):
+            while self.made < count:
+                self._grown.clear()
+                await self._grown.wait()
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
         self.waiting.set()
@@ -38,6 +45,7 @@ class Peer:
         ws = web.WebSocketResponse()
         await ws.prepare(request)
         self.made += 1
+        self._grown.set()
         self.open.append(ws)
         async for _ in ws:
             pass
@@ -157,6 +165,55 @@ async def test_a_replacement_that_cannot_be_made_leaves_the_old_one_serving(peer
     old, peer.port = kept.line, port
     await old.ended
     assert "down" not in told.words
+    await kept.close()
+    await http.leave()
+
+
+async def test_nothing_is_sent_on_a_connection_that_the_venue_is_about_to_close(
+    peer: Peer,
+) -> None:
+    http, told = Http().join(), Told()
+    kept = keeper(peer, http, told)
+    await told.until(lambda words: words == ["up"])
+    old = kept.line
+    assert old is not None
+    peer.gate.clear()
+    peer.waiting.clear()
+    kept.announced(old)
+    kept.announced(old)  # said twice, done once
+    await peer.waiting.wait()
+    assert kept.line is None
+    assert kept.holds(old)  # what it still brings counts
+    peer.gate.set()
+    await old.ended
+    assert kept.line is not None
+    assert (told.words, peer.made) == (["up"], 2)
+    await kept.close()
+    await http.leave()
+
+
+async def test_a_connection_that_is_announced_to_close_before_it_serves_is_replaced_in_turn(
+    peer: Peer,
+) -> None:
+    http, told = Http().join(), Told()
+    clock, lines = SystemClock(), []
+
+    async def connect() -> StreamLine:
+        url = f"ws://127.0.0.1:{peer.port}/"
+        line = StreamLine(await Socket.open(http, url, clock, TIMING), lambda line, text: None)
+        lines.append(line)
+        if len(lines) < 3:  # the first as the first of all, the second as a successor
+            kept.announced(line)
+        return line
+
+    kept = Keeper(
+        connect, clock, TIMING, up=told.say("up"), down=told.say("down"), failed=told.say("failed")
+    )
+    kept.start()
+    await peer.until_made(3)
+    await lines[1].ended
+    assert kept.line is lines[2]
+    assert told.words == ["up"]
     await kept.close()
     await http.leave()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import ExitStack
 from random import Random
 from typing import Any
 
@@ -91,19 +92,19 @@ class Service:
         ending = next((s for s in strikes if not isinstance(s.rule, Latency)), None)
         if ending is not None and not _executes(ending.rule, request.product):
             return await self._unexecuted(record, request, ending)
-        release = self._hold(request)
-        outcome = Outcome(record=record, sent=_answered(record, release))
+        held = ExitStack()  # what holds back the account's events
+        outcome = Outcome(record=record, sent=_answered(record, held.close))
         try:
-            outcome.answer = await self._run(request, record, before, perform)
+            outcome.answer = await self._run(request, record, before, held, perform)
             for strike in after:
-                release()
+                held.close()
                 self._note(record, request, strike)
                 await self.pause(strike.seconds)
             if ending is not None:
-                release()
+                held.close()
                 await self._executed(outcome, request, ending)
         except BaseException:
-            release()
+            held.close()
             raise
         return outcome
 
@@ -145,6 +146,7 @@ class Service:
         request: Request,
         record: RequestRecord,
         before: list[Strike],
+        held: ExitStack,
         perform: Callable[[Request], Any],
     ) -> Answer:
         endpoint = request.endpoint
@@ -159,6 +161,7 @@ class Service:
                     self._note(record, request, strike)
                     await self.pause(strike.seconds)
                 self.gate.check_again(request)
+                held.callback(self._hold(request))
                 result = perform(request)
         except VenueError as error:
             record.account = request.account

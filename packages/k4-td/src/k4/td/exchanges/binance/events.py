@@ -25,10 +25,12 @@ from k4.td.venue import Report
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """The stream brings nothing more: connect anew. key_expired: with a new listen key."""
+    """The stream brings nothing more: connect anew. key_expired: with a new listen key. announced:
+    it still does, but the venue is about to close the connection."""
 
     reason: str
     key_expired: bool = False
+    announced: bool = False
 
 
 class Unused(msgspec.Struct, frozen=True):
@@ -74,8 +76,10 @@ def parse_event(product: Product, body: bytes | msgspec.Raw) -> UserEvent:
             return _account_update(product, decode(body, _AccountEvent))
         case "listenKeyExpired":
             return Ended("the listen key expired", key_expired=True)
-        case "eventStreamTerminated" | "serverShutdown":
+        case "eventStreamTerminated":
             return Ended(f"the venue announced {head.e}")
+        case "serverShutdown":
+            return Ended(f"the venue announced {head.e}", announced=True)
         case name:
             # TRADE_LITE is among these: the ORDER_TRADE_UPDATE that follows says the same, with
             # the commission, and a fill is reported once.

@@ -47,9 +47,13 @@ class Keeper(Generic[_L]):
 
     @property
     def line(self) -> _L | None:
-        """The connection to use now, None while there is none."""
+        """The connection to send on now, None while there is none."""
         current = self._current
-        return current if current is not None and current.socket.open_now else None
+        return current if current is not None and current.usable else None
+
+    def holds(self, line: Line) -> bool:
+        """Whether it is the connection that serves now, and not one that is being retired."""
+        return self._current is line
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -68,8 +72,16 @@ class Keeper(Generic[_L]):
             self._current.socket.end(reason)
 
     def replace(self) -> None:
-        """Open another, then close this one: the venue has announced that it will."""
+        """Open another, then close this one."""
         self._turn.set()
+
+    def announced(self, line: Line) -> None:
+        """The venue will close `line`: send nothing more on it, and replace it if it serves. One
+        that is only being opened is replaced as soon as it does."""
+        if not line.leaving:
+            line.leaving = True
+            if self.holds(line):
+                self.replace()
 
     async def close(self) -> None:
         if self._task is not None:
@@ -114,20 +126,23 @@ class Keeper(Generic[_L]):
         while True:
             current = self._current
             assert current is not None
+            if current.leaving:
+                self._turn.set()
             await _until(current, self._due())
             if current.ended.done():
                 return current.ended.result()
             successor = await self._attempt()
-            if successor is None:
-                await _until(current, sleep(self._clock, self._timing.retry_cap / 10))
-                self._turn.set()  # due still; the old one serves meanwhile
-                continue
-            self._current = successor
-            if current.ended.done():
-                # It was lost before the new one was ready: there is a hole between the two.
-                self._down(current.ended.result())
-                self._up()
-            self._retire(current)
+            if successor is not None:
+                self._current = successor
+                if current.ended.done():
+                    # It was lost before the new one was ready: there is a hole between the two.
+                    self._down(current.ended.result())
+                    self._up()
+                self._retire(current)
+            if successor is None or successor.leaving:
+                serving = successor or current
+                await _until(serving, sleep(self._clock, self._timing.retry_cap / 10))
+                self._turn.set()  # due still; the one that serves does so meanwhile
 
     async def _due(self) -> None:
         timer = self._clock.call_later(self._timing.max_life, self._turn.set)

@@ -137,10 +137,17 @@ class Socket:
 
 
 class Line:
-    """One open connection of a kind; `Keeper` replaces it."""
+    """One open connection of a kind; `Keeper` replaces it. leaving: the venue has announced that it
+    will close it, so nothing more is to be sent on it; what was sent is still answered."""
 
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
+        self.leaving = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether requests may be sent on it."""
+        return self.socket.open_now and not self.leaving
 
     @property
     def ended(self) -> asyncio.Future[str]:
@@ -211,7 +218,8 @@ class ApiLine(Line):
         return self.result(await self.exchange(call, sign=sign))
 
     async def exchange(self, call: Call, *, sign: bool = False) -> Frame:
-        """The answer, whatever it says."""
+        """The answer, whatever it says. Raises NotReady, nothing having been sent, where the
+        connection ended or was announced to end while the request waited for its turn."""
         ticket = await self._pacer.admit(call)
         try:
             frame = await self._roundtrip(call, sign)
@@ -240,7 +248,7 @@ class ApiLine(Line):
         return error
 
     async def _roundtrip(self, call: Call, sign: bool) -> Frame:
-        if not self.socket.open_now:
+        if not self.usable:
             raise NotReady(
                 "disconnected",
                 "the WebSocket API is not connected",

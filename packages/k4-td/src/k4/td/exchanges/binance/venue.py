@@ -1,7 +1,8 @@
 """Binance as a `k4.td.venue.Venue`: one account type, its REST API and its WebSockets together.
 
-Orders and cancels go over the WebSocket API while it is connected, else over REST; queries go over
-REST, so that an order in doubt is asked for on another channel than the one that lost it.
+Orders and cancels go over the WebSocket API while it is connected and the venue has not announced
+to close it, else over REST; queries go over REST, so that an order in doubt is asked for on another
+channel than the one that lost it.
 """
 
 from __future__ import annotations
@@ -318,21 +319,18 @@ class BinanceVenue:
                     sink.position(position)
                 for balance in balances:
                     sink.balance(balance)
-            case Ended(reason=reason, key_expired=expired):
-                self._ended(line, reason, expired)
+            case Ended():
+                self._ended(line, event)
 
-    def _ended(self, line: Line, reason: str, key_expired: bool) -> None:
-        keepers: tuple[Keeper[Any] | None, ...] = (self._api, self._stream)
-        keeper = next((k for k in keepers if k is not None and k.line is line), None)
-        if keeper is None:
-            return  # one that is being replaced anyway
-        if key_expired:
-            self._listen.forget()
-            keeper.reconnect(reason)
-        elif "Shutdown" in reason:
-            keeper.replace()
-        else:
-            keeper.reconnect(reason)
+    def _ended(self, line: Line, event: Ended) -> None:
+        keeper = self._stream if isinstance(line, StreamLine) else self._api
+        assert keeper is not None
+        if event.announced:
+            keeper.announced(line)
+        elif keeper.holds(line):  # otherwise it is being replaced anyway
+            if event.key_expired:
+                self._listen.forget()
+            keeper.reconnect(event.reason)
 
     def _stray(self, line: Line, frame: Frame | None) -> None:
         """A frame that answers nothing that waits: malformed, late, or an error without id."""
@@ -371,7 +369,8 @@ class BinanceVenue:
     async def _once(self, call: Call) -> bytes:
         line = self._api.line if call.method and call.lane is not Lane.QUERY else None
         if line is not None:
-            return await line.call(call)
+            with contextlib.suppress(NotReady):  # nothing was sent
+                return await line.call(call)
         return await self._rest.call(call)
 
     async def _signed(self, call: Call) -> bytes:
@@ -411,10 +410,11 @@ class BinanceVenue:
         half or both failed. Raises what a refusal of the whole means."""
         line = self._api.line
         if line is not None:
-            frame = await line.exchange(call)
-            if frame.error is not None and frame.error.code in _HALVES:
-                return frame.status, bytes(frame.error.data)
-            return frame.status, line.result(frame)
+            with contextlib.suppress(NotReady):  # nothing was sent
+                frame = await line.exchange(call)
+                if frame.error is not None and frame.error.code in _HALVES:
+                    return frame.status, bytes(frame.error.data)
+                return frame.status, line.result(frame)
         answer = await self._rest.exchange(call)
         if not answer.good and (failure := reports.error_body(answer.body)).code in _HALVES:
             return answer.status, bytes(failure.data)
