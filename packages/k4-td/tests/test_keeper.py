@@ -88,7 +88,13 @@ class Told:
                 await self._changed.wait()
 
 
-def keeper(peer: Peer, http: Http, told: Told, timing: Timing = TIMING) -> Keeper[StreamLine]:
+def keeper(
+    peer: Peer,
+    http: Http,
+    told: Told,
+    timing: Timing = TIMING,
+    opened: Callable[[StreamLine], None] = lambda line: None,
+) -> Keeper[StreamLine]:
     clock = SystemClock()
 
     def ignore(line: Line, text: str) -> None:
@@ -96,7 +102,9 @@ def keeper(peer: Peer, http: Http, told: Told, timing: Timing = TIMING) -> Keepe
 
     async def connect() -> StreamLine:
         url = f"ws://127.0.0.1:{peer.port}/"
-        return StreamLine(await Socket.open(http, url, clock, timing), ignore)
+        line = StreamLine(await Socket.open(http, url, clock, timing), ignore)
+        opened(line)
+        return line
 
     made = Keeper(
         connect, clock, timing, up=told.say("up"), down=told.say("down"), failed=told.say("failed")
@@ -196,20 +204,14 @@ async def test_a_connection_that_is_announced_to_close_before_it_serves_is_repla
     peer: Peer,
 ) -> None:
     http, told = Http().join(), Told()
-    clock, lines = SystemClock(), []
+    lines: list[StreamLine] = []
 
-    async def connect() -> StreamLine:
-        url = f"ws://127.0.0.1:{peer.port}/"
-        line = StreamLine(await Socket.open(http, url, clock, TIMING), lambda line, text: None)
+    def opened(line: StreamLine) -> None:
         lines.append(line)
         if len(lines) < 3:  # the first as the first of all, the second as a successor
             kept.announced(line)
-        return line
 
-    kept = Keeper(
-        connect, clock, TIMING, up=told.say("up"), down=told.say("down"), failed=told.say("failed")
-    )
-    kept.start()
+    kept = keeper(peer, http, told, opened=opened)
     await peer.until_made(3)
     await lines[1].ended
     assert kept.line is lines[2]
