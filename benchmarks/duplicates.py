@@ -6,14 +6,15 @@ The floor is what `flat.py`, which is one line without any copies, spends on a b
 above its transport; beside it stands the floor of the case's own frames, a flat loop of
 `venue_frames.py`. K4 runs with its ledger and the lag of every line. Two measurements:
 
-in process  the lines of K4 take the frames in turns of 64, every line its own copy of the bytes,
-            as from its own socket. `winner` brings an update first, `copy` brings the same bytes
-            again, `decoded` the same update in other bytes (so it must be decoded to be known).
-            A call that does nothing in the same loop is taken off; CPU ns, the best of the rounds.
+in process  the lines of K4 take the frames in turns of 64; as from a socket, the bytes are a new
+            object, written right before the call. `winner` brings an update first, `copy` brings
+            the same bytes again, `decoded` the same update in other bytes (so it must be decoded to
+            be known). A call that does nothing in the same loop is taken off; CPU ns, the best of
+            the rounds. The floor likewise.
 sockets     `k4-runner run` with four lines and with two, and the same transport with a receiver
             that does nothing: half of what the two more lines cost is a copy, less what the
             transport costs. The floor likewise: `flat.py`, less its own loop without a handler.
-            CPU ns, the median of the rounds.
+            CPU ns, from the medians of the rounds: single ones differ by 100 ns and more.
 
 Target: a copy costs at most half of `flat.py`'s floor, of SBE at most a third.
 """
@@ -92,16 +93,16 @@ def lines_of(case: Case) -> list[Line]:
     return lines
 
 
-def turns(hears: Sequence[Hear], payloads: Sequence[Sequence[bytes]]) -> list[float]:
-    """ns per frame and line; `payloads` has every line's own."""
-    now, count = time.time_ns, len(payloads[0])
+def turns(hears: Sequence[Hear], frames: Sequence[Sequence[bytearray]]) -> list[float]:
+    """ns per frame and line; `frames` has every line's."""
+    now, count = time.time_ns, len(frames[0])
     spent = [0] * len(hears)
     for at in range(0, count, TURN):
         for i, hear in enumerate(hears):
-            batch = payloads[i][at : at + TURN]
+            batch = frames[i][at : at + TURN]
             began = time.thread_time_ns()
-            for payload in batch:
-                hear(payload, now(), 1)
+            for frame in batch:
+                hear(bytes(frame), now(), 1)
             spent[i] += time.thread_time_ns() - began
     return [ns / count for ns in spent]
 
@@ -110,28 +111,29 @@ def nothing(payload: bytes, received_ns: int, opcode: int) -> None:
     """The null receiver."""
 
 
-def own_copies(case: Case, messages: int, *, differ: bool) -> list[list[bytes]]:
-    """Every line's frames: objects of its own, whose hashes nobody has computed yet."""
-    made = [case.payload(i) for i in range(messages)]
-    return [[other(case, one, i * differ) for one in made] for i in range(LINES)]
+def of_all_lines(case: Case, messages: int, *, differ: bool) -> list[list[bytearray]]:
+    """Every line's frames, of the same bytes or of different ones."""
+    made = [bytearray(case.payload(i)) for i in range(messages)]
+    if not differ:
+        return [made] * LINES
+    return [[other(case, one, i) for one in made] for i in range(LINES)]
 
 
-def other(case: Case, payload: bytes, number: int) -> bytes:
+def other(case: Case, payload: bytearray, number: int) -> bytearray:
     """The same message in bytes of its own: a later SBE version (bytes 6 and 7), or spaces more."""
     if case.binary:
-        return b"".join((payload[:6], number.to_bytes(2, "little"), payload[8:]))
-    return b"".join((payload, b" " * number))
+        return payload[:6] + number.to_bytes(2, "little") + payload[8:]
+    return payload + b" " * number
 
 
 def in_process(case: Case, messages: int) -> dict[str, float]:
     """ns per frame of the first and of the further copies, above a receiver that does nothing."""
     found = {}
     for differ in (False, True):
-        payloads = own_copies(case, messages, differ=differ)
-        loop = statistics.mean(turns([nothing] * LINES, payloads))
-        payloads = own_copies(case, messages, differ=differ)
+        own = of_all_lines(case, messages, differ=differ)
+        loop = statistics.mean(turns([nothing] * LINES, own))
         lines = lines_of(case)
-        times = turns([line.message for line in lines], payloads)
+        times = turns([line.message for line in lines], own)
         check(lines, messages)
         found["decoded" if differ else "copy"] = statistics.mean(times[1:]) - loop
         found.setdefault("winner", times[0] - loop)
@@ -150,14 +152,14 @@ def check(lines: Sequence[Line], messages: int) -> None:
 def floor_in_process(case: Case, handler: Callable[[memoryview], object], messages: int) -> float:
     """ns of a flat loop's handler, above a handler that does nothing."""
 
-    def timed(call: Callable[[memoryview], object], payloads: Sequence[memoryview]) -> float:
+    def timed(call: Callable[[memoryview], object]) -> float:
         began = time.thread_time_ns()
-        for payload in payloads:
-            call(payload)
-        return (time.thread_time_ns() - began) / len(payloads)
+        for frame in own:
+            call(memoryview(bytes(frame)))
+        return (time.thread_time_ns() - began) / len(own)
 
-    payloads = [memoryview(case.payload(i)) for i in range(messages)]
-    return timed(handler, payloads) - timed(lambda payload: None, payloads)
+    own = [bytearray(case.payload(i)) for i in range(messages)]
+    return timed(handler) - timed(lambda payload: None)
 
 
 def flat_handler() -> Callable[[memoryview], object]:
@@ -263,31 +265,30 @@ def settle(client: socket.socket) -> None:
 
 
 def over_sockets(case: Case, messages: int) -> dict[str, float]:
-    """CPU ns per frame: the transport alone, and a copy above it."""
+    """CPU ns per frame of every line, with two lines and with four; per frame of the transport."""
     chunks = chunks_of(frames(case, messages))
-    total = {}
-    for lines in (2, LINES):
+    found = {}
+    for name, lines in (("two", 2), ("four", LINES)):
         venue = Venue(case.ack)
         with k4(case, venue.port, f"k4bench_{os.getpid()}_copies", lines) as pids:
-            total[lines] = cpu_ns(pids, venue, lines, chunks, messages)
+            found[name] = cpu_ns(pids, venue, lines, chunks, messages)
     venue = Venue(case.ack)
     with null("k4", venue.port) as pids:
-        transport = cpu_ns(pids, venue, LINES, chunks, messages) / LINES
-    copy = (total[LINES] - total[2]) / (LINES - 2) - transport
-    return {"transport": transport, "copy": copy, "updates": total[LINES]}
+        found["transport"] = cpu_ns(pids, venue, LINES, chunks, messages) / LINES
+    return found
 
 
-def floor_over_sockets(messages: int) -> float:
-    """CPU ns per frame of `flat.py` above its loop without a handler."""
+def floor_over_sockets(messages: int) -> dict[str, float]:
+    """CPU ns per frame of `flat.py` and of its loop without a handler."""
     chunks = chunks_of(quotes(messages, symbols_of(1), 10**10))
-    found = []
+    found = {}
     venue, store = Venue(), f"k4bench_{os.getpid()}_flat"
     with flat_program(venue.port, store, symbols_of(1), False) as pids:
-        found.append(cpu_ns(pids, venue, 1, chunks, messages))
+        found["flat"] = cpu_ns(pids, venue, 1, chunks, messages)
     venue = Venue()
     with null("flat", venue.port) as pids:
-        found.append(cpu_ns(pids, venue, 1, chunks, messages))
-    return found[0] - found[1]
+        found["loop"] = cpu_ns(pids, venue, 1, chunks, messages)
+    return found
 
 
 def run_null(mode: str, port: int) -> None:
@@ -319,16 +320,22 @@ def measure(cases: Sequence[Case], options: argparse.Namespace) -> Iterator[dict
         yield row_of(case, "in process", min(floors), best)
     if options.in_process:
         return
-    floors = []
+    bases = []
     rows = {name_of(case): [] for case in cases}
     for _ in range(options.rounds):
-        floors.append(floor_over_sockets(options.messages))
+        bases.append(floor_over_sockets(options.messages))
         for case in cases:
             rows[name_of(case)].append(over_sockets(case, options.messages))
+    base = medians(bases)
     for case in cases:
-        runs = rows[name_of(case)]
-        middle = {name: statistics.median(row[name] for row in runs) for name in runs[0]}
-        yield row_of(case, "sockets", statistics.median(floors), middle)
+        found = medians(rows[name_of(case)])
+        copy = (found["four"] - found["two"]) / (LINES - 2) - found["transport"]
+        yield row_of(case, "sockets", base["flat"] - base["loop"], {"copy": copy, **found})
+
+
+def medians(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of every figure by itself: an outlier in one of two does not make their difference wrong."""
+    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
 
 
 def row_of(case: Case, where: str, floor: float, ns: dict[str, float]) -> dict[str, object]:
