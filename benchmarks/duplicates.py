@@ -14,7 +14,7 @@ in process  the lines of K4 take the frames in turns of 64; as from a socket, th
 sockets     `k4-runner run` with four lines and with two, and the same transport with a receiver
             that does nothing: half of what the two more lines cost is a copy, less what the
             transport costs. The floor likewise: `flat.py`, less its own loop without a handler.
-            CPU ns, from the medians of the rounds: single ones differ by 100 ns and more.
+            CPU ns; each of the terms is the best of the rounds.
 
 Target: a copy costs at most half of `flat.py`'s floor, of SBE at most a third.
 """
@@ -315,9 +315,7 @@ def measure(cases: Sequence[Case], options: argparse.Namespace) -> Iterator[dict
             found["own floor"] = floor_in_process(case, own, options.messages)
             rows[name_of(case)].append(found)
     for case in cases:
-        runs = rows[name_of(case)]
-        best = {name: min(row[name] for row in runs) for name in runs[0]}
-        yield row_of(case, "in process", min(floors), best)
+        yield row_of(case, "in process", min(floors), best(rows[name_of(case)]))
     if options.in_process:
         return
     bases = []
@@ -326,16 +324,16 @@ def measure(cases: Sequence[Case], options: argparse.Namespace) -> Iterator[dict
         bases.append(floor_over_sockets(options.messages))
         for case in cases:
             rows[name_of(case)].append(over_sockets(case, options.messages))
-    base = medians(bases)
+    base = best(bases)
     for case in cases:
-        found = medians(rows[name_of(case)])
+        found = best(rows[name_of(case)])
         copy = (found["four"] - found["two"]) / (LINES - 2) - found["transport"]
         yield row_of(case, "sockets", base["flat"] - base["loop"], {"copy": copy, **found})
 
 
-def medians(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Of every figure by itself: an outlier in one of two does not make their difference wrong."""
-    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+def best(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of every figure by itself: what disturbs one term must not make a difference wrong."""
+    return {name: min(row[name] for row in rows) for name in rows[0]}
 
 
 def row_of(case: Case, where: str, floor: float, ns: dict[str, float]) -> dict[str, object]:
