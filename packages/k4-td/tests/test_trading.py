@@ -529,6 +529,24 @@ async def test_a_stream_that_stays_silent_after_an_own_order_is_replaced(
             await log.until(lambda event: isinstance(event, Connected))
 
 
+async def test_what_a_lost_stream_did_not_tell_of_is_no_silence_of_its_successor(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    async with running(config(venue, tmp_path, ("spot",))) as td:
+        log = Log(td)
+        venue.silent = True  # the event is lost with its stream
+        update = await td.insert_order(order(order_type=OrderType.MARKET, price=Decimal(0)))
+        assert update.status is OrderStatus.FILLED
+        await venue.cut()
+        venue.silent = False
+        await log.until_account(Disconnected, "spot")
+        await log.until_account(Connected, "spot")
+        await asyncio.sleep(1.5 * TIMING.silence)
+        assert [event for event in log.seen if isinstance(event, Fault | Disconnected)] == [
+            Disconnected(account_type=AccountType.SPOT, reason="the venue closed the connection")
+        ]
+
+
 async def test_an_event_before_the_answer_is_no_silence(venue: FakeVenue, tmp_path: Path) -> None:
     async with running(config(venue, tmp_path, ("spot",))) as td:
         log = Log(td)

@@ -379,7 +379,8 @@ class Account:
         self.emit(KeyRefreshed(account_type=self.type, created=created))
 
     def connected(self) -> None:
-        """Reconciled: take orders."""
+        """Reconciled: take orders. What the lost stream did not tell of is known by now."""
+        self._unheard.clear()
         self.ready.set()
         self.emit(Connected(account_type=self.type))
         for state in self.book.orders.open():
@@ -483,7 +484,7 @@ class Account:
         self.clock.call_later(self.timing.silence, self._unheard_still, key)
 
     def _unheard_still(self, key: str) -> None:
-        if key not in self._unheard or self.stopping:
+        if key not in self._unheard or not self.ready.is_set():
             return
         self._unheard.clear()
         self.complain(
