@@ -512,6 +512,40 @@ async def test_listen_keys_are_kept_alive_and_made_anew(venue: FakeVenue, tmp_pa
         assert "listen-" not in repr(event)
 
 
+@pytest.mark.parametrize("left_out", ["cancel", "new_order"])
+async def test_a_replacement_of_which_a_half_is_left_out_is_asked_for(
+    venue: FakeVenue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_out: str
+) -> None:
+    def half(product: str, params: dict[str, Any]) -> dict[str, Any]:
+        if left_out == "cancel":
+            done = venue._answer(venue._place(product, params), ack=True)
+        else:
+            done = venue._cancel(product, params)
+        halves = {"cancel": ("NOT_ATTEMPTED", None), "newOrder": ("SUCCESS", done)}
+        if left_out != "cancel":
+            halves = {"cancel": ("SUCCESS", done), "newOrder": ("NOT_ATTEMPTED", None)}
+        results = {f"{name}Result": result for name, (result, _) in halves.items()}
+        return results | {f"{name}Response": body for name, (_, body) in halves.items()}
+
+    monkeypatch.setattr(venue, "_cancel_replace", half)
+    settings = config(venue, tmp_path, ("spot",), recv_window=SHORT_WINDOW)
+    async with running(settings) as td:
+        log = Log(td)
+        key = (await td.insert_order(order())).client_order_id
+        successor = await td.amend_order(key, price=Decimal("91.0"))
+        assert successor.client_order_id != key
+        assert successor.status in (OrderStatus.UNKNOWN, OrderStatus.NEW)  # its event may be first
+        kept = left_out == "cancel"
+        await log.status(
+            successor.client_order_id, OrderStatus.NEW if kept else OrderStatus.REJECTED
+        )
+        # A cancel in doubt is sent again once it can no longer arrive.
+        await log.status(key, OrderStatus.CANCELED)
+        assert [o.client for o in venue.orders if o.open] == [
+            successor.client_order_id for _ in range(kept)
+        ]
+
+
 async def test_a_stream_that_stays_silent_after_an_own_order_is_replaced(
     venue: FakeVenue, tmp_path: Path
 ) -> None:

@@ -423,8 +423,9 @@ class BinanceVenue:
     def _replaced(self, status: int, body: ReplaceBody) -> Replaced:
         canceled = self._half(status, body.cancel_result, body.cancel_response)
         placed = self._half(status, body.new_order_result, body.new_order_response)
-        if canceled is None:
-            raise OutcomeUnknown("", "the cancel half was not attempted", remedy=UNKNOWN_REMEDY)
+        if canceled is None or (placed is None and isinstance(canceled, Report)):
+            # Not documented: only a cancel that fails keeps the venue from placing.
+            raise OutcomeUnknown("", "one half was left out for no reason", remedy=UNKNOWN_REMEDY)
         return Replaced(canceled=canceled, placed=placed)
 
     def _half(
