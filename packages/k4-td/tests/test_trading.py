@@ -29,6 +29,7 @@ from k4.core.trading import (
     AuthRefused,
     BalanceChanged,
     Connected,
+    Direction,
     Disconnected,
     Fault,
     Filled,
@@ -43,6 +44,7 @@ from k4.core.trading import (
     OrderMissing,
     OrderStatus,
     OrderType,
+    OrderUpdate,
     PositionChanged,
     PositionSide,
     RiskRefused,
@@ -911,6 +913,38 @@ async def test_a_stop_with_an_answer_outstanding_is_settled_at_the_next_start(
         state = td.accounts[AccountType.SPOT].book.known("at-stop")
         assert (state.status, state.doubts) == (OrderStatus.NEW, ())
     assert venue.placed == ["at-stop"]
+
+
+async def test_in_hedge_mode_each_position_has_its_own_limit(
+    venue: FakeVenue, tmp_path: Path
+) -> None:
+    venue.hedge = True
+    limits = {"ubase": RiskLimits(max_position="0.25")}
+    async with running(config(venue, tmp_path, ("ubase",), risk=limits)) as td:
+
+        async def insert(direction: Direction, side: PositionSide) -> OrderUpdate:
+            price = Decimal("90.0") if direction is Direction.BUY else Decimal("110.0")
+            return await td.insert_order(
+                order(
+                    "ubase",
+                    direction=direction,
+                    position_side=side,
+                    price=price,
+                    quantity=Decimal("0.200"),
+                )
+            )
+
+        # Opened long and short, and both closed again: none of them adds to another.
+        for side in (PositionSide.LONG, PositionSide.SHORT):
+            for direction in (Direction.BUY, Direction.SELL):
+                assert (await insert(direction, side)).status is OrderStatus.NEW
+        for direction, side in (
+            (Direction.BUY, PositionSide.LONG),
+            (Direction.SELL, PositionSide.SHORT),
+        ):
+            with pytest.raises(RiskRefused) as caught:
+                await insert(direction, side)
+            assert caught.value.rule == "max_position"
 
 
 async def test_a_position_mode_that_was_changed_elsewhere_is_learnt_from_the_refusal(

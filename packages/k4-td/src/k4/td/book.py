@@ -224,8 +224,8 @@ class Book:
         self, order: NewOrder, rules: SymbolRules, leave_out: OrderState | None = None
     ) -> Figures:
         """What is open now. leave_out: the order that this one takes the place of."""
-        buys = self.orders.exposure(order.symbol, Direction.BUY)
-        sells = self.orders.exposure(order.symbol, Direction.SELL)
+        buys = self.orders.exposure(order.symbol, order.position_side, Direction.BUY)
+        sells = self.orders.exposure(order.symbol, order.position_side, Direction.SELL)
         if leave_out is not None and order.direction is Direction.BUY:
             buys -= leave_out.exposure
         elif leave_out is not None:

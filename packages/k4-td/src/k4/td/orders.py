@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from decimal import Decimal
 
-from k4.core.trading import ZERO, Direction
+from k4.core.trading import ZERO, Direction, PositionSide
 from k4.td.state import OrderState
 
 KEPT_FINAL = 10_000
@@ -23,7 +23,7 @@ class Orders:
         self._states: dict[str, OrderState] = {}
         self._final: OrderedDict[str, None] = OrderedDict()
         self._by_venue: dict[tuple[str, str], str] = {}
-        self._exposure: dict[tuple[str, Direction], Decimal] = {}
+        self._exposure: dict[tuple[str, PositionSide, Direction], Decimal] = {}
         self._counts: dict[str, int] = {}
         self.open_count = 0
 
@@ -55,16 +55,17 @@ class Orders:
         if len(self._final) > KEPT_FINAL:
             self._forget(self._final.popitem(last=False)[0])
 
-    def exposure(self, symbol: str, direction: Direction) -> Decimal:
-        """What open orders of a symbol and direction may still trade."""
-        return self._exposure.get((symbol, direction), ZERO)
+    def exposure(self, symbol: str, side: PositionSide, direction: Direction) -> Decimal:
+        """What open orders may still trade that change this position in this direction."""
+        return self._exposure.get((symbol, side, direction), ZERO)
 
     def open_on(self, symbol: str) -> int:
         return self._counts.get(symbol, 0)
 
     def _count(self, state: OrderState, sign: int) -> None:
-        symbol, side = state.order.symbol, (state.order.symbol, state.order.direction)
-        self._exposure[side] = self._exposure.get(side, ZERO) + sign * state.exposure
+        symbol = state.order.symbol
+        key = symbol, state.order.position_side, state.order.direction
+        self._exposure[key] = self._exposure.get(key, ZERO) + sign * state.exposure
         self._counts[symbol] = self._counts.get(symbol, 0) + sign
         self.open_count += sign
 

@@ -33,9 +33,10 @@ _BPS = Decimal(10_000)
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """What is open now. position: signed (spot: the base asset's balance). buys, sells: what open
-    orders of the symbol may still trade. open_orders: of the account, unknown ones included. done:
-    what the order in question has filled before, which `position` contains."""
+    """What is open now. position: signed (spot: the base asset's balance; in hedge mode that of the
+    order's side). buys, sells: what open orders may still add to it and take from it. open_orders:
+    of the account, unknown ones included. done: what the order in question has filled before, which
+    `position` contains."""
 
     position: Decimal = ZERO
     buys: Decimal = ZERO
