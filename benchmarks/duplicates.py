@@ -11,10 +11,10 @@ in process  the lines of K4 take the frames in turns of 64; as from a socket, th
             the same bytes again, `decoded` the same update in other bytes (so it must be decoded to
             be known). A call that does nothing in the same loop is taken off; CPU ns, the best of
             the rounds. The floor likewise.
-sockets     `k4-runner run` with four lines and with two, and the same transport with a receiver
-            that does nothing: half of what the two more lines cost is a copy, less what the
-            transport costs. The floor likewise: `flat.py`, less its own loop without a handler.
-            CPU ns; each of the terms is the best of the rounds.
+sockets     `k4-runner run` with four lines. Each piece of some 60 kB goes to one line, then to the
+            other three; what those cost is counted, and what the same transport costs with a
+            receiver that does nothing is taken off. The floor likewise: `flat.py`, less its own
+            loop without a handler. CPU ns; each of the terms is the best of the rounds.
 
 Target: a copy costs at most half of `flat.py`'s floor, of SBE at most a third.
 """
@@ -54,6 +54,7 @@ from k4.md.line import Line
 LINES = 4
 TURN = 64  # frames that one line takes before the next
 SLOTS = 100_000
+QUIET = 5  # looks at a program that has done nothing since the last one: it is idle
 TARGET, SBE_TARGET = 1 / 2, 1 / 3  # of the floor
 PRODUCTS = {"futures": {"bybit": "linear"}}
 QUOTES = CASES[0]  # the floor's frames
@@ -216,23 +217,41 @@ def null(mode: str, port: int) -> Iterator[list[int]]:
 
 
 def cpu_ns(pids: Sequence[int], venue: Venue, lines: int, chunks: Sequence[bytes], n: int) -> float:
-    """CPU ns per update that every one of the lines brings."""
+    """CPU ns per frame of one line; of several, per frame of those that bring copies."""
     clients = [venue.accept() for _ in range(lines)]
     time.sleep(0.7)  # start-up is not what is measured
-    before = sum(map(cpu_seconds, pids))
+    began = sum(map(cpu_seconds, pids)), time.perf_counter()
+    time.sleep(0.5)
+    background = (sum(map(cpu_seconds, pids)) - began[0]) / (time.perf_counter() - began[1])
     ports = {client.getpeername()[1] for client in clients}
-    for chunk in chunks:  # a backlog would let a line run ahead by more than the others ever do
-        for client in clients:
+    winners, measured = (clients[:1], clients[1:]) if lines > 1 else ([], clients)
+    used = 0.0
+    for chunk in chunks:
+        for client in winners:
             client.sendall(chunk)
-        while unread(ports):
-            time.sleep(0.000_05)
+        before, since = idle(pids, ports), time.perf_counter()
+        for client in measured:
+            client.sendall(chunk)
+        used += idle(pids, ports) - before
+        used -= background * (time.perf_counter() - since)  # timers, messages or not
     for client in clients:
         settle(client)
-    used = sum(map(cpu_seconds, pids)) - before
-    for client in clients:
         client.close()
     venue.listener.close()
-    return used / n * 1e9
+    return used / n / len(measured) * 1e9
+
+
+def idle(pids: Sequence[int], ports: Container[int]) -> float:
+    """Wait until everything was read and nothing worked for a millisecond; the CPU seconds used by
+    then."""
+    while unread(ports):
+        time.sleep(0.000_05)
+    used, still = sum(map(cpu_seconds, pids)), 0
+    while still < QUIET:
+        time.sleep(0.000_2)
+        before, used = used, sum(map(cpu_seconds, pids))
+        still = still + 1 if used == before else 0
+    return used
 
 
 def unread(ports: Container[int]) -> bool:
@@ -265,16 +284,14 @@ def settle(client: socket.socket) -> None:
 
 
 def over_sockets(case: Case, messages: int) -> dict[str, float]:
-    """CPU ns per frame of every line, with two lines and with four; per frame of the transport."""
+    """CPU ns per copy, the transport included, and of the transport alone."""
     chunks = chunks_of(frames(case, messages))
-    found = {}
-    for name, lines in (("two", 2), ("four", LINES)):
-        venue = Venue(case.ack)
-        with k4(case, venue.port, f"k4bench_{os.getpid()}_copies", lines) as pids:
-            found[name] = cpu_ns(pids, venue, lines, chunks, messages)
+    venue, store = Venue(case.ack), f"k4bench_{os.getpid()}_copies"
+    with k4(case, venue.port, store, LINES) as pids:
+        found = {"with transport": cpu_ns(pids, venue, LINES, chunks, messages)}
     venue = Venue(case.ack)
     with null("k4", venue.port) as pids:
-        found["transport"] = cpu_ns(pids, venue, LINES, chunks, messages) / LINES
+        found["transport"] = cpu_ns(pids, venue, LINES, chunks, messages)
     return found
 
 
@@ -327,7 +344,7 @@ def measure(cases: Sequence[Case], options: argparse.Namespace) -> Iterator[dict
     base = best(bases)
     for case in cases:
         found = best(rows[name_of(case)])
-        copy = (found["four"] - found["two"]) / (LINES - 2) - found["transport"]
+        copy = found["with transport"] - found["transport"]
         yield row_of(case, "sockets", base["flat"] - base["loop"], {"copy": copy, **found})
 
 
