@@ -104,6 +104,10 @@ def test_a_reset_that_is_not_counted_is_found() -> None:
     assert verdict_of(ALL, resets=0).backward == 1
 
 
+def test_a_reset_that_did_not_happen_is_invented() -> None:
+    assert verdict_of(ALL, resets=2).invented == 1
+
+
 def test_ids_that_nobody_sent_are_invented() -> None:
     ledger, series = sample()
     said = {"ids": "suspected", "resets": 1, "lost": 0, "gaps": 0}

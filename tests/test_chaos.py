@@ -41,6 +41,7 @@ async def test_chaos(venue: str) -> None:
     assert summary["messages"] >= plan.messages
     assert summary["rotations"] >= plan.rotations
     assert summary["resets"] > 0
+    assert summary["pauses"] >= 4, "gateway and venue stood still by turns"
     assert summary["published"] > 10_000
     if venue != "bitget":  # its ids prove no gaps
         assert summary["gap_ids"] > 0, "the script makes gaps on all lines at once"

@@ -11,7 +11,7 @@ order. It was `sent` when some connection was given it. What is published must l
     backward    quotes and books that do not rise within a generation, and any record of a
                 generation that was over. Where time is the evidence of a reset, trades of both
                 generations are published until a new one is newer by two seconds
-    invented    records of which no connection was sent a row
+    invented    records of which no connection was sent a row, and resets that did not happen
     wrong       records with a field that differs from the row's
     gap_errors  symbols whose ledger of gaps is not what the published ids leave out
 """
@@ -175,6 +175,10 @@ def _order(verdict: Verdict, key: SeriesKey, table: Table, rows: Ints) -> None:
     if opened > verdict.resets:
         verdict.backward += opened - verdict.resets
         verdict.notes.append(f"{opened} resets published, {verdict.resets} counted")
+    happened = int(table["generation"].max(initial=0))
+    if verdict.resets > happened:
+        verdict.invented += verdict.resets - happened
+        verdict.notes.append(f"{happened} resets happened, {verdict.resets} counted")
 
 
 def _of_the_past(generation: Ints, times: Ints | None) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,6 +37,8 @@ RESET_SEC = 90.0  # of the venue's time: between two resets of all sequences
 RESETS = 8  # at most: each brings the ids nearer to zero
 PROOF_SEC = 6.0  # of the venue's time: what a reset needs of the market until it is proved
 PROOFS = 10  # trades after half of it
+PAUSE_EVERY_SEC = 20.0  # of the venue's time: the gateway and the venue stand still by turns
+PAUSE_SEC = 3.0  # of the venue's time: longer than the silence that proves a reset
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +83,14 @@ class Gateway:
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(spec) + b"\n")
         return cls(process)
+
+    async def pause(self, seconds: float) -> None:
+        """Stop the process for some real time, as a busy or a suspended host does."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     async def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -125,6 +137,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     ledger: Ledger
     streams: list[dict[str, Any]]
     rotations: int
+    pauses: int
     lapped: int
     problems: list[str]
 
@@ -164,6 +177,7 @@ class Outcome(msgspec.Struct, kw_only=True):
             "rotations": self.rotations,
             **{name: self.total(name) for name in names},
             "lapped": self.lapped,
+            "pauses": self.pauses,
             "faults": figures["faults"],
             "lines": {
                 name: sum(stream[name] for stream in self.streams)
@@ -209,12 +223,12 @@ async def run(plan: Plan) -> Outcome:
                 )
             )
             try:
-                await _live(plan, venues, gateway, reading)
+                pauses = await _live(plan, venues, gateway, reading)
             finally:
                 await gateway.end()
             reading.take()
         seconds = asyncio.get_running_loop().time() - began
-        return _outcome(plan, seconds, venues.ledger, gateway, reading)
+        return _outcome(plan, seconds, venues.ledger, gateway, reading, pauses)
     finally:
         reading.close()
         for name in reading.names:
@@ -222,14 +236,17 @@ async def run(plan: Plan) -> Outcome:
                 remove_store(name)
 
 
-async def _live(plan: Plan, venues: SimVenues, gateway: Gateway, reading: Reading) -> None:
-    """The market from its first event to its last, everything read meanwhile."""
+async def _live(plan: Plan, venues: SimVenues, gateway: Gateway, reading: Reading) -> int:
+    """The market from its first event to its last, everything read meanwhile; the number of pauses
+    in it."""
     await _until(lambda: reading.open() and gateway.up, gateway, READY_SEC)
     server = venues.server(plan.venue)
     venues.pace(plan.venue, market.Pace(rate=plan.rate / plan.factor, tick=0.005 * plan.factor))
     loop = asyncio.get_running_loop()
     began = loop.time()
     reset = [venues.clock.monotonic()]
+    paused = [venues.clock.monotonic()]
+    pausing: list[asyncio.Future[None]] = []
 
     def reached() -> bool:
         reading.take()
@@ -238,6 +255,12 @@ async def _live(plan: Plan, venues: SimVenues, gateway: Gateway, reading: Readin
             venues.inject({"fault": "id_reset"})
             reset.append(venues.clock.monotonic())
             return False
+        if venues.clock.monotonic() - paused[-1] > PAUSE_EVERY_SEC:
+            paused.append(venues.clock.monotonic())
+            if len(paused) % 2:
+                time.sleep(PAUSE_SEC / plan.factor)  # the venue's own loop
+            else:
+                pausing.append(asyncio.ensure_future(gateway.pause(PAUSE_SEC / plan.factor)))
         frames = sum(len(log.sent) for log in venues.ledger.connections)
         return (
             since > PROOF_SEC
@@ -253,7 +276,9 @@ async def _live(plan: Plan, venues: SimVenues, gateway: Gateway, reading: Readin
     # Resets that are still to be proved, frames that are still late, books that are to be healed.
     calm = loop.time() + CALM_SEC / plan.factor + 0.2
     await _until(lambda: loop.time() > calm, gateway, READY_SEC)
+    await asyncio.gather(*pausing)
     reading.take()
+    return len(paused) - 1
 
 
 def _proved(ledger: Ledger) -> bool:
@@ -281,7 +306,7 @@ async def _until(condition: Callable[[], object], gateway: Gateway, within: floa
 
 
 def _outcome(
-    plan: Plan, seconds: float, ledger: Ledger, gateway: Gateway, reading: Reading
+    plan: Plan, seconds: float, ledger: Ledger, gateway: Gateway, reading: Reading, pauses: int
 ) -> Outcome:
     said = {(s["product"], s["symbol"], s["kind"]): s for s in gateway.slots}
     verdicts: dict[str, Verdict] = {}
@@ -301,6 +326,7 @@ def _outcome(
         ledger=ledger,
         streams=gateway.streams,
         rotations=sum(stream["rotations"] for stream in gateway.streams),
+        pauses=pauses,
         lapped=reading.lapped,
         problems=problems,
     )

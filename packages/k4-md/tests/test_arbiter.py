@@ -85,10 +85,15 @@ class Bench:
         port.now = self.now
         port.depth(Kind.DEPTH5, id, us, us, levels, levels[:1])
 
-    def wait(self, seconds: float) -> None:
-        """Time passes, and the arbiter is looked after as the engine does."""
+    def wait(self, seconds: float, heard: bool = True) -> None:
+        """Time passes, and the arbiter is looked after as the engine does. heard: all lines bring
+        something of other instruments meanwhile.
+        """
         for _ in range(round(seconds * 10)):
             self.now += SECOND // 10
+            if heard:
+                for port in self.ports:
+                    port.now = self.now
             self.arbiter.tick(self.now)
 
     def records(self) -> list[Record]:
@@ -309,6 +314,62 @@ def test_trades_of_the_proof_are_not_lost() -> None:
     assert bench.resets == 1
 
 
+def test_a_pause_of_the_process_or_of_the_network_is_no_silence() -> None:
+    """The first messages after it are those of any line, also of one that is behind."""
+    for ticked in (False, True):  # a stopped process has no ticks, a dead network has
+        bench = quotes()
+        for id in range(100, 120):
+            bench.now += MS
+            bench.quote(0, id)
+        bench.quote(1, 119)
+        for id in (110, 111, 112):  # on a new connection, which lags
+            bench.now += MS
+            bench.quote(1, id)
+        bench.wait(0.1)
+        if ticked:
+            bench.wait(6.0, heard=False)
+        else:
+            bench.now += 3600 * SECOND
+            bench.arbiter.tick(bench.now)  # due long since, and before any socket is read
+        for id in (113, 114):
+            bench.quote(1, id)
+            bench.now += MS
+        bench.arbiter.tick(bench.now)
+        bench.quote(0, 120)
+        bench.wait(20.0)
+        assert bench.resets == 0
+        assert bench.published() == list(range(100, 121))
+
+
+def test_a_group_that_is_hardly_ever_heard_sees_its_reset_all_the_same() -> None:
+    bench = quotes()
+    for line in (0, 1):
+        bench.quote(line, 1000)
+    for id in (5, 6, 7):
+        bench.wait(1.5, heard=False)
+        for line in (0, 1):
+            bench.quote(line, id)
+    assert bench.resets == 0
+    bench.wait(9.0, heard=False)
+    assert bench.resets == 1
+    assert bench.published() == [1000, 7]
+
+
+def test_late_trades_in_microseconds_are_no_reset_of_those_in_milliseconds() -> None:
+    """JSON has ms, SBE µs; what is read after a pause of the market may be an SBE line's past."""
+    bench = trades()
+    us = START // 1000_000 * 1000
+    for id in range(100, 104):
+        bench.trade(0, id, us=us)
+        bench.trade(1, id, us=us + 663)
+    for id in (101, 102):
+        bench.now += MS
+        bench.trade(1, id, us=us + 663)
+    bench.wait(5.0)
+    assert bench.resets == 0
+    assert bench.published() == [100, 101, 102, 103]
+
+
 def test_a_reset_that_begins_with_a_placeholder_is_seen_and_leaves_no_gap() -> None:
     bench = trades()
     for id in range(100, 110):
@@ -343,7 +404,7 @@ def test_a_reset_invents_and_heals_no_gap(ids: Ids, reset: Reset) -> None:
         bench.now += 150 * MS
         bench.trade(0, id, us=bench.now // 1000)
         bench.trade(1, id, us=bench.now // 1000)
-    bench.now += 2500 * MS
+    bench.wait(2.5)
     for id in (114, 115, 116):
         bench.now += 10 * MS
         bench.trade(0, id, us=bench.now // 1000)

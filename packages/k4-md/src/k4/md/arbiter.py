@@ -369,7 +369,9 @@ class Arbiter:
 
     shared: whether any slot is fed by more than one line; then the copies of every update are
     followed. memo: whole frames that stood for exactly one update, to that update: a line that
-    brings the same bytes brings a copy, which is known before anything is decoded.
+    brings the same bytes brings a copy, which is known before anything is decoded. whole_ns: since
+    when the group has been heard without a break, as far as ticks tell. awake_ns: for how long it
+    has been ticked, less the pauses in which this process did not run.
     """
 
     def __init__(
@@ -388,6 +390,9 @@ class Arbiter:
         self.shared = shared
         self.limits = limits
         self.reset_ns = int(limits.reset_wait * 1e9)
+        self.whole_ns = now_ns
+        self.awake_ns = 0
+        self._heard_ns = self._ticked_ns = now_ns
         self.on_reset = on_reset
         self.ports: list[Port] = []
         self.leaving: list[Port] = []  # closed, with messages that wait for the proof of a reset
@@ -459,6 +464,12 @@ class Arbiter:
 
     def tick(self, now_ns: int) -> None:
         """What time alone decides: resets by silence, copies that will not come any more."""
+        latest = max((port.now for port in self.ports), default=0)
+        if max(latest - self._heard_ns, now_ns - latest) > self.reset_ns // 2:
+            self.whole_ns = now_ns
+        self._heard_ns = max(latest, self._heard_ns)
+        self.awake_ns += max(0, min(now_ns - self._ticked_ns, self.reset_ns // 4))
+        self._ticked_ns = now_ns
         for slot in self.live_slots():
             resets.consider(self, slot, now_ns)
             slot.forget(now_ns - int(self.limits.trade_window * 1e9))

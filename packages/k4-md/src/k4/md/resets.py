@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from k4.md.slots import Slot
 
 TRADES = (Kind.TRADE, Kind.AGGTRADE)
+PATIENCE = 5  # times the wait for a reset: so long may breaks postpone it
 
 
 class Held:
@@ -55,14 +56,16 @@ class Fallen:
     height: the id it fell from; a line that is above it again was merely out of order. drop: the
     deepest fall, after which everything here counts: smaller ones before it were disorder of the
     old generation, smaller ones after it are disorder of the new. last: the highest id since then.
-    rose_ns: when the last two that rose came, 0 before them. held: what it brought. taken: what
-    those messages did to the ledger of gaps of the generation that may be over.
+    rose_ns: when the last two that rose came, 0 before them. began_ns: the arbiter's `awake_ns`
+    when its ids dropped first. held: what it brought. taken: what those messages did to the ledger
+    of gaps of the generation that may be over.
     """
 
-    __slots__ = ("drop", "height", "held", "last", "rose_ns", "taken")
+    __slots__ = ("began_ns", "drop", "height", "held", "last", "rose_ns", "taken")
 
-    def __init__(self, height: int, id: int, now_ns: int) -> None:
+    def __init__(self, height: int, id: int, now_ns: int, began_ns: int) -> None:
         self.height = height
+        self.began_ns = began_ns
         self.held: list[Held] = []
         self.fall(height - id, id, now_ns)
 
@@ -122,7 +125,6 @@ def newer(port: Port, s: Slot, id: int, us: int, values: tuple[Any, ...]) -> boo
         else:
             port.stale += 1
             fallen.hold(Held(id, id, id, us, values, port.now, False), only_newest=True)
-            consider(port.arbiter, s, port.now)
         return False
     if us and _proves_reset(port.arbiter, s, id, us):
         _open(port.arbiter, s, us, id)
@@ -167,11 +169,8 @@ def fresh(
     if fallen is not None:
         if s.gaps is not None:
             fallen.took(before, s.gaps.figures())
-        held = Held(id, first_id, key, us, values, port.now, False)
+        held = Held(id, first_id, key, us, values, port.now, publish)
         fallen.hold(held, only_newest=False)
-        if consider(port.arbiter, s, port.now):
-            return False
-        held.published = publish
     if not publish:
         if verdict is Verdict.TOO_LATE and fallen is None:
             s.too_late += 1
@@ -209,7 +208,6 @@ def skipped(port: Port, s: Slot, id: int) -> None:
     if fallen is not None:
         fallen.took(before, gaps.figures())
         fallen.hold(Held(id, id, None, 0, (), port.now, True), only_newest=False)
-        consider(port.arbiter, s, port.now)
 
 
 def admits(port: Port, s: Slot, id: int, us: int) -> bool:
@@ -244,15 +242,26 @@ def _is_nearer(port: Port, s: Slot, id: int) -> bool:
     return id <= s.last or id - s.last < s.previous - id
 
 
-def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> bool:
-    """Open a new generation if silence has proved one; returns whether it did."""
+def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> None:
+    """Open a new generation if silence has proved one.
+
+    Called by the clock and never by a message: the first one after a pause of this process or of
+    the network is that of any line, also of one that is behind the others. For the same reason
+    only silence since the last break in what all lines bring proves anything. A group in which
+    breaks are the rule, because hardly anything happens there, is not waited for without end,
+    though that counts no time in which the process did not run.
+    """
     if s.channel.reset is not Reset.SILENCE or now_ns - s.advance_ns < arbiter.reset_ns:
-        return False
+        return
     slot = s.slot
     fallen = _fallen(arbiter, s)
     held = [(port, h) for port in fallen for h in port.fallen[slot].held]
     if not held:
-        return False
+        return
+    if now_ns - arbiter.whole_ns < arbiter.reset_ns:
+        began_ns = min(port.fallen[slot].began_ns for port in fallen)
+        if arbiter.awake_ns - began_ns < PATIENCE * arbiter.reset_ns:
+            return
     brought = sorted((h for _, h in held), key=lambda h: h.local_ns)
     timed = next((h for h in brought if h.us), brought[0])
     _open(arbiter, s, timed.us, brought[0].id)
@@ -262,7 +271,6 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> bool:
     for port, h in held:
         _publish_held(port, s, h)
     s.advance_ns = now_ns
-    return True
 
 
 def _fallen(arbiter: Arbiter, s: Slot) -> list[Port]:
@@ -334,14 +342,15 @@ def _fall(port: Port, s: Slot, own: int, id: int, us: int) -> Fallen | None:
         del port.fallen[slot]
     if own < 0 or id >= own:
         return None
-    fallen = port.fallen[slot] = Fallen(own, id, port.now)
+    fallen = port.fallen[slot] = Fallen(own, id, port.now, port.arbiter.awake_ns)
     return fallen
 
 
 def _is_old(s: Slot, id: int, us: int) -> bool:
-    """Whether a message is a late one of this generation: older than the newest, and of ids that
-    the generation has."""
-    if not us or us >= s.newest_us():
+    """Whether a message is a late one of this generation: not newer than the newest, and of ids
+    that the generation has. Compared by ms: JSON has no more, and SBE gives the same trade in µs.
+    """
+    if not us or us // 1000 > s.newest_us() // 1000:
         return False
     if s.gaps is not None:
         return s.gaps.first <= id <= s.gaps.top

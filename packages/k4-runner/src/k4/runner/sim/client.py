@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from k4.runner.sim.server import SimServer
 
 _CONTENT = (1000, 1001, 1005)  # other codes complain: the client read nothing after their cause
+_ESTABLISHED = 1  # TCP_INFO's state while neither side has sent its FIN
 _CLOSE_WAIT = 2.0  # seconds for the client's half of the closing handshake
 
 
@@ -360,11 +361,22 @@ class Client(asyncio.Protocol):
             self._write(ws.encode(ws.CLOSE, payload[:2]))
             self.state = State.CLOSING
             self.server.closing(self)
-        if log is not None and code in (*_CONTENT, log.close_code if answer else 1000):
+        content = log is not None and code in (*_CONTENT, log.close_code if answer else 1000)
+        if log is not None and content and (answer or self._is_awaited()):
             log.clean = True
             log.confirmed = len(log.sent)
         if self._transport is not None:
             self._transport.close()
+
+    def _is_awaited(self) -> bool:
+        """Whether the client still waits for the answer to its Close frame. One that gave up has
+        not read what it was sent since, though its frame may be read long after (a venue's pause).
+        """
+        if self._transport is None:
+            return False
+        sock: Any = self._transport.get_extra_info("socket")
+        state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        return state == _ESTABLISHED
 
     def abort(self) -> None:
         """Drop the socket as it is."""
