@@ -1,6 +1,7 @@
 """What a duplicate costs: four lines bring the same frames, three of four copies are thrown away.
 
-    python benchmarks/duplicates.py [--messages N] [--rounds R] [--only binance,okx] [--json]
+    python benchmarks/duplicates.py [--messages N] [--rounds R] [--turn T] [--only binance,okx]
+        [--in-process] [--json]
 
 The floor is what `flat.py`, which is one line without any copies, spends on a bookTicker frame
 above its transport; beside it stands the floor of the case's own frames, a flat loop of
@@ -11,10 +12,11 @@ in process  the lines of K4 take the frames in turns of 64; as from a socket, th
             the same bytes again, `decoded` the same update in other bytes (so it must be decoded to
             be known). A call that does nothing in the same loop is taken off; CPU ns, the best of
             the rounds. The floor likewise.
-sockets     `k4-runner run` with four lines. Each piece of some 60 kB goes to one line, then to the
-            other three; what those cost is counted, and what the same transport costs with a
-            receiver that does nothing is taken off. The floor likewise: `flat.py`, less its own
-            loop without a handler. CPU ns; each of the terms is the best of the rounds.
+sockets     `k4-runner run` with four lines. The first gets 64 frames (`--turn`), then the second
+            the same, and so on, each when the program sleeps again. What that costs with a receiver
+            that does nothing is taken off. The floor likewise: `flat.py`, less its own loop without
+            a handler. CPU ns, medians of the pieces, then of the rounds. The further a line is
+            behind, the colder is what the first copy left in the processor's caches.
 
 Target: a copy costs at most half of `flat.py`'s floor, of SBE at most a third.
 """
@@ -26,17 +28,17 @@ import asyncio
 import gc
 import json
 import os
-import socket
 import statistics
 import sys
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import flat
 import uvloop
 from hot_path import Nobody
-from socket_to_store import Venue, chunks_of, cpu_seconds, pinned, program, quotes, symbols_of
+from socket_to_store import CORES, Venue, cpu_seconds, pinned, program, quotes, symbols_of
 from socket_to_store import flat as flat_program
 from venue_frames import CASES, SYMBOL, Case
 from venues import chosen, frames, k4, name_of
@@ -54,12 +56,12 @@ from k4.md.line import Line
 LINES = 4
 TURN = 64  # frames that one line takes before the next
 SLOTS = 100_000
-QUIET = 5  # looks at a program that has done nothing since the last one: it is idle
 TARGET, SBE_TARGET = 1 / 2, 1 / 3  # of the floor
 PRODUCTS = {"futures": {"bybit": "linear"}}
 QUOTES = CASES[0]  # the floor's frames
 
 Hear = Callable[[bytes, int, int], None]
+Pieces = Sequence[tuple[bytes, int]]  # what is sent at once, and how many frames that is
 
 
 # -- in process ------------------------------------------------------------------------------------
@@ -216,42 +218,46 @@ def null(mode: str, port: int) -> Iterator[list[int]]:
         yield [process.pid]
 
 
-def cpu_ns(pids: Sequence[int], venue: Venue, lines: int, chunks: Sequence[bytes], n: int) -> float:
-    """CPU ns per frame of one line; of several, per frame of those that bring copies."""
+def cpu_ns(pids: Sequence[int], venue: Venue, lines: int, pieces: Pieces) -> list[float]:
+    """CPU ns per frame, by line. A line gets a piece when the one before has read its own."""
     clients = [venue.accept() for _ in range(lines)]
     time.sleep(0.7)  # start-up is not what is measured
-    began = sum(map(cpu_seconds, pids)), time.perf_counter()
-    time.sleep(0.5)
-    background = (sum(map(cpu_seconds, pids)) - began[0]) / (time.perf_counter() - began[1])
     ports = {client.getpeername()[1] for client in clients}
-    winners, measured = (clients[:1], clients[1:]) if lines > 1 else ([], clients)
-    used = 0.0
-    for chunk in chunks:
-        for client in winners:
-            client.sendall(chunk)
-        before, since = idle(pids, ports), time.perf_counter()
-        for client in measured:
-            client.sendall(chunk)
-        used += idle(pids, ports) - before
-        used -= background * (time.perf_counter() - since)  # timers, messages or not
+    began, since = idle(pids, ports), time.perf_counter()
+    time.sleep(0.5)
+    used, now = idle(pids, ports), time.perf_counter()
+    background = (used - began) / (now - since)  # timers, messages or not
+    found: list[list[float]] = [[] for _ in clients]
+    for number, (data, count) in enumerate(pieces):
+        for client, spent in zip(clients, found, strict=True):
+            before, since = used, time.perf_counter()
+            client.sendall(data)
+            used = idle(pids, ports)
+            now = time.perf_counter()
+            if number > len(pieces) / 10:  # warm by then
+                spent.append((used - before - background * (now - since)) / count * 1e9)
     for client in clients:
-        settle(client)
         client.close()
     venue.listener.close()
-    return used / n / len(measured) * 1e9
+    return [statistics.median(spent) for spent in found]
 
 
 def idle(pids: Sequence[int], ports: Container[int]) -> float:
-    """Wait until everything was read and nothing worked for a millisecond; the CPU seconds used by
-    then."""
-    while unread(ports):
+    """Wait until everything was read and the program sleeps; the CPU seconds used by then. Linux
+    adds a process's time up when it goes to sleep: while it runs, its clock may stand still."""
+    while unread(ports) or not all(map(asleep, pids)):
         time.sleep(0.000_05)
-    used, still = sum(map(cpu_seconds, pids)), 0
-    while still < QUIET:
-        time.sleep(0.000_2)
-        before, used = used, sum(map(cpu_seconds, pids))
-        still = still + 1 if used == before else 0
-    return used
+    return sum(map(cpu_seconds, pids))
+
+
+def asleep(pid: int) -> bool:
+    """Whether all threads of a process wait for something."""
+    states = (path.read_text().rpartition(")")[2].split()[0] for path in tasks(pid))
+    return all(state == "S" for state in states)
+
+
+def tasks(pid: int) -> Iterable[Path]:
+    return Path(f"/proc/{pid}/task").glob("*/stat")
 
 
 def unread(ports: Container[int]) -> bool:
@@ -267,45 +273,36 @@ def unread(ports: Container[int]) -> bool:
     )
 
 
-def settle(client: socket.socket) -> None:
-    """Wait until everything was taken in: a ping sent after it is answered."""
-    client.sendall(b"\x89\x00")
-    data = b""
-    while True:
-        while len(data) < 6 or len(data) < 6 + (data[1] & 127):
-            more = client.recv(4096)
-            if not more:
-                raise SystemExit("the client left")
-            data += more
-        opcode, length = data[0] & 15, data[1] & 127  # control frames and short texts only
-        data = data[6 + length :]
-        if opcode == 10 and not length:
-            return
+def pieces_of(frames: Iterable[bytes], count: int) -> Pieces:
+    """Frames joined by `count`."""
+    made = list(frames)
+    cut = (made[at : at + count] for at in range(0, len(made), count))
+    return [(b"".join(piece), len(piece)) for piece in cut]
 
 
-def over_sockets(case: Case, messages: int) -> dict[str, float]:
+def over_sockets(case: Case, messages: int, count: int) -> dict[str, float]:
     """CPU ns per copy, the transport included, and of the transport alone."""
-    chunks = chunks_of(frames(case, messages))
+    pieces = pieces_of(frames(case, messages), count)
     venue, store = Venue(case.ack), f"k4bench_{os.getpid()}_copies"
     with k4(case, venue.port, store, LINES) as pids:
-        found = {"with transport": cpu_ns(pids, venue, LINES, chunks, messages)}
+        first, *copies = cpu_ns(pids, venue, LINES, pieces)
     venue = Venue(case.ack)
     with null("k4", venue.port) as pids:
-        found["transport"] = cpu_ns(pids, venue, LINES, chunks, messages)
-    return found
+        transport = statistics.mean(cpu_ns(pids, venue, LINES, pieces))
+    whole = statistics.mean(copies)
+    return {"copy": whole - transport, "winner": first - transport, "transport": transport}
 
 
-def floor_over_sockets(messages: int) -> dict[str, float]:
-    """CPU ns per frame of `flat.py` and of its loop without a handler."""
-    chunks = chunks_of(quotes(messages, symbols_of(1), 10**10))
-    found = {}
+def floor_over_sockets(messages: int, count: int) -> float:
+    """CPU ns per frame of `flat.py`, less its loop without a handler."""
+    pieces = pieces_of(quotes(messages, symbols_of(1), 10**10), count)
     venue, store = Venue(), f"k4bench_{os.getpid()}_flat"
     with flat_program(venue.port, store, symbols_of(1), False) as pids:
-        found["flat"] = cpu_ns(pids, venue, 1, chunks, messages)
+        (whole,) = cpu_ns(pids, venue, 1, pieces)
     venue = Venue()
     with null("flat", venue.port) as pids:
-        found["loop"] = cpu_ns(pids, venue, 1, chunks, messages)
-    return found
+        (loop,) = cpu_ns(pids, venue, 1, pieces)
+    return whole - loop
 
 
 def run_null(mode: str, port: int) -> None:
@@ -338,19 +335,21 @@ def measure(cases: Sequence[Case], options: argparse.Namespace) -> Iterator[dict
     bases = []
     rows = {name_of(case): [] for case in cases}
     for _ in range(options.rounds):
-        bases.append(floor_over_sockets(options.messages))
+        bases.append(floor_over_sockets(options.messages, options.turn))
         for case in cases:
-            rows[name_of(case)].append(over_sockets(case, options.messages))
-    base = best(bases)
+            rows[name_of(case)].append(over_sockets(case, options.messages, options.turn))
     for case in cases:
-        found = best(rows[name_of(case)])
-        copy = found["with transport"] - found["transport"]
-        yield row_of(case, "sockets", base["flat"] - base["loop"], {"copy": copy, **found})
+        yield row_of(case, "sockets", statistics.median(bases), middle(rows[name_of(case)]))
 
 
 def best(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     """Of every figure by itself: what disturbs one term must not make a difference wrong."""
     return {name: min(row[name] for row in rows) for name in rows[0]}
+
+
+def middle(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of every figure its median."""
+    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
 
 
 def row_of(case: Case, where: str, floor: float, ns: dict[str, float]) -> dict[str, object]:
@@ -365,6 +364,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--turn", type=int, default=TURN, help="frames of a piece, over sockets")
     parser.add_argument("--only", default="binance", help="names or beginnings, by comma")
     parser.add_argument("--in-process", action="store_true", help="leave the sockets out")
     parser.add_argument("--json", action="store_true")
@@ -375,6 +375,8 @@ def main() -> None:
         run_null(options.null, options.port)
         return
     gc.disable()
+    if len(CORES) > 1:
+        os.sched_setaffinity(0, CORES[:-1])  # it looks at the program all the time
     for row in measure(chosen(options.only), options):
         if options.json:
             print(json.dumps(row), flush=True)

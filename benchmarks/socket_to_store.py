@@ -42,6 +42,7 @@ from pathlib import Path
 import posix_ipc
 
 HERE = Path(__file__).parent
+CORES = sorted(os.sched_getaffinity(0))  # the last one is for the program under test
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 CHUNK = 60_000
 TARGET_THROUGHPUT = 0.75  # of the flat floor
@@ -170,13 +171,14 @@ def gateway(
     connection: dict[str, object], name: str, section: dict[str, object]
 ) -> Iterator[list[int]]:
     """`k4-runner run` with one product; its workers' ids."""
-    if len(os.sched_getaffinity(0)) > 1:
-        section["cpu_affinity_conn"] = [max(os.sched_getaffinity(0))]
+    if len(CORES) > 1:
+        section["cpu_affinity_conn"] = [CORES[-1]]
     whole = {**connection, "metadata": "off", name: section}
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "bench.json"
         config.write_text(json.dumps({"connections": [whole]}))
-        with program([runner(), "run", str(config), "--log-level", "error"]) as process:
+        free = ["taskset", "-c", ",".join(map(str, CORES))]  # to choose its cores by itself
+        with program([*free, runner(), "run", str(config), "--log-level", "error"]) as process:
             yield worker_of(process.pid)
 
 
@@ -206,8 +208,7 @@ def floor(port: int, store: str, symbols: Sequence[str], spin: bool) -> Iterator
 
 
 def pinned() -> list[str]:
-    cores = sorted(os.sched_getaffinity(0))
-    return ["taskset", "-c", str(cores[-1])] if len(cores) > 1 else []
+    return ["taskset", "-c", str(CORES[-1])] if len(CORES) > 1 else []
 
 
 @contextmanager
