@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from k4.md.arbiter import Port
     from k4.md.resets import Held
 
-RECENT = 4096  # published updates of a slot whose further copies are still awaited
+RECENT = 16_384
+"""Published updates of a slot whose further copies are still awaited: more than one read of a
+socket brings, so that after a pause, when all lines have much to read, copies are still known."""
 BATCH = 64
 
 Tap = Callable[[int, memoryview], None]
