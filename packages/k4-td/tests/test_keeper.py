@@ -220,6 +220,26 @@ async def test_a_connection_that_is_announced_to_close_before_it_serves_is_repla
     await http.leave()
 
 
+async def test_what_is_announced_while_its_successor_is_made_needs_no_other(peer: Peer) -> None:
+    http, told = Http().join(), Told()
+    kept = keeper(peer, http, told)
+    await told.until(lambda words: words == ["up"])
+    old = kept.line
+    assert old is not None
+    peer.gate.clear()
+    peer.waiting.clear()
+    kept.replace()
+    await peer.waiting.wait()
+    kept.announced(old)
+    peer.gate.set()
+    await old.ended
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(peer.until_made(3), 0.3)
+    assert (told.words, peer.made) == (["up"], 2)
+    await kept.close()
+    await http.leave()
+
+
 async def test_a_defect_is_told_and_not_silent() -> None:
     told = Told()
     found: list[OrderError] = []

@@ -134,6 +134,7 @@ class Keeper(Generic[_L]):
             successor = await self._attempt()
             if successor is not None:
                 self._current = successor
+                self._turn.clear()  # of the one before, which may have been announced meanwhile
                 if current.ended.done():
                     # It was lost before the new one was ready: there is a hole between the two.
                     self._down(current.ended.result())
