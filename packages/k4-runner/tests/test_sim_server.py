@@ -219,6 +219,19 @@ async def test_a_clean_close_confirms_everything() -> None:
         assert venues.ledger.truth_gaps(TRADES, inner=False)[0].size == 0
 
 
+async def test_a_client_that_does_not_wait_for_the_answer_confirms_nothing() -> None:
+    """It gave up on a venue that stood still, and never read what it was sent after that."""
+    async with binance(**BTC) as venues:
+        client = await Raw.open(url_of(venues, "spot", "/ws/btcusdt@trade"))
+        venues.emit("binance", 200)
+        client.send(ws.CLOSE, (1000).to_bytes(2, "big"))
+        await client.close()  # both are read by the venue at once
+        await closed(venues)
+        log = venues.ledger.connections[0]
+        assert (log.ended, log.clean, log.confirmed) == ("closed by client", False, 0)
+        assert len(log.sent) > 0
+
+
 async def closed(venues: SimVenues) -> None:
     """Until every connection is gone."""
     await until(lambda: all(log.closed_ns for log in venues.ledger.connections))
