@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from k4.core.config import ConnectionConfig, ProductConfig
 from k4.core.enums import KIND_BY_LABEL
@@ -18,6 +21,7 @@ from k4.md.exchanges import find
 from k4.md.exchanges.binance.sbe import DEPTH_GROUP, DEPTH_ROOT, DEPTH_SNAPSHOT, HEADER, LEVEL
 from k4.md.feed import Control, Sink
 from k4.md.line import Line
+from k4.md.slots import BATCH, RECENT
 
 Receive = Callable[[bytes, int, Sink], None]
 START = 1_790_000_000_000_000_000
@@ -193,16 +197,180 @@ def test_a_long_book_is_known_by_its_head() -> None:
     assert lines.counts == [(2, 0), (0, 4)]  # the second book of each shows the same five levels
 
 
-def test_books_of_one_id_and_time_are_two_symbols_unless_their_first_levels_agree() -> None:
-    """Where even these agree, a line that brings both of them has the second one decoded."""
+def test_books_of_one_id_and_time_are_two_symbols_and_decoded_if_their_first_levels_agree() -> None:
     lines = Lines("binance", "spot", "depth5", feed="sbe", symbols=("BTCUSDT", "ETHUSDT"))
     lines.bring(0, sbe_book(b"BTCUSDT", 100))
     lines.bring(0, sbe_book(b"ETHUSDT", 100))
     lines.bring(1, sbe_book(b"ETHUSDT", 100))
     lines.bring(1, sbe_book(b"BTCUSDT", 100))
-    assert lines.decoded == [2, 1]
-    assert lines.counts[0] == (2, 0)
+    assert lines.decoded == [2, 2]
+    assert lines.counts == [(2, 0), (0, 2)]
     assert [slot.published for slot in lines.arbiter.live_slots()] == [1, 1]
+    for line in (0, 1):  # and those that follow are known again
+        lines.bring(line, sbe_book(b"BTCUSDT", 101))
+    assert lines.decoded == [3, 2]
+
+
+def filled(histogram: Histogram) -> list[tuple[int, float]]:
+    return [(i, n) for i, n in enumerate(histogram.bins) if n]
+
+
+def told(lines: Lines) -> list[object]:
+    """All that a run of lines leaves behind."""
+    arbiter = lines.arbiter
+    for slot in arbiter.live_slots():
+        slot.forget(1 << 62)
+    records = [
+        (slot.lane.next, slot.generation, bytes(slot.lane.buffer)) for slot in arbiter.live_slots()
+    ]
+    ports = [
+        (
+            p.wins,
+            p.duplicates,
+            p.stale,
+            p.missed,
+            p.alone,
+            p.own,
+            p.seen,
+            filled(p.lag),
+            filled(p.wait),
+        )
+        for p in (line.port for line in lines.lines)
+    ]
+    return [records, ports]
+
+
+@st.composite
+def deliveries(draw: st.DrawFn) -> list[tuple[int, int]]:
+    """(line, id) in order of arrival: three lines behind each other, with loss, repeats and,
+    on some of them, disorder."""
+    rng = draw(st.randoms(use_true_random=False))
+    found = []
+    for line in range(3):
+        behind, disorder = rng.choice((0, 1, 9)), rng.choice((0, 0, 2, 30))
+        for id in range(1, 30):
+            times = rng.choice((0, 1, 1, 1, 1, 1, 1, 1, 1, 2))
+            at = [id + behind + disorder * rng.random() for _ in range(times)]
+            found.extend((when + rng.random() / 2, line, id) for when in at)
+    return [(line, id) for _, line, id in sorted(found)]
+
+
+MADE: dict[str, tuple[tuple[str, str, str, str], Callable[[int], bytes]]] = {
+    "binance quotes": (("binance", "spot", "bbo", "json"), lambda id: binance_quote(id, 0)),
+    "binance books": (
+        ("binance", "spot", "depth5", "sbe"),
+        lambda id: sbe_book(b"BTCUSDT", id, event_us=START // 1000 + id, price=100 + id),
+    ),
+    "okx trades": (
+        ("okx", "spot", "trade", "json"),
+        lambda id: okx_trades(id, ms=START // 1_000_000 + id),
+    ),
+    "bybit trades": (
+        ("bybit", "linear", "trade", "json"),
+        lambda id: bybit_trade(id, START // 1_000_000 + id),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+@given(deliveries())
+def test_what_is_known_by_its_bytes_is_what_a_full_decode_finds(
+    name: str, arrivals: Sequence[tuple[int, int]]
+) -> None:
+    """The judge's frames have bytes of their own on each line, so that it knows none of them.
+    Quotes without a time come in order: where they fall, a decoder has to think of a reset."""
+    if name == "binance quotes":
+        orders = [sorted(id for line, id in arrivals if line == i) for i in range(3)]
+        arrivals = [(line, orders[line].pop(0)) for line, _ in arrivals]
+    (exchange, product, kind, feed), make = MADE[name]
+    lines = Lines(exchange, product, kind, count=3, feed=feed)
+    judge = Lines(exchange, product, kind, count=3, feed=feed)
+    for line, id in arrivals:
+        frame = make(id)
+        lines.bring(line, frame)
+        judge.bring(line, of_its_own(frame, line))
+    assert told(lines) == told(judge)
+    assert sum(judge.decoded) >= len(set(arrivals))
+
+
+def test_what_a_line_missed_is_skipped_in_the_order_of_first_copies() -> None:
+    lines = Lines("binance", "spot", "bbo")
+    for id in range(100, 200):
+        lines.bring(0, binance_quote(id, 0))
+    for id in (*range(100, 130), *range(150, 200)):
+        lines.bring(1, binance_quote(id, 0))
+    assert lines.decoded == [100, 0]
+    assert lines.counts == [(100, 0), (0, 80)]
+
+
+@pytest.mark.parametrize("late", [RECENT - BATCH, RECENT + BATCH])
+def test_copies_are_known_for_a_while_and_judged_after_it(late: int) -> None:
+    """The line stands at an update for so long that those after it are forgotten."""
+    lines = Lines("binance", "spot", "bbo")
+    for line in (0, 1):
+        lines.bring(line, binance_quote(100, 0))
+    for id in range(101, 101 + late):
+        lines.bring(0, binance_quote(id, 0), 1_000)
+    for id in (101, 102, 100 + late):
+        lines.bring(1, binance_quote(id, 0), 1_000)
+    assert lines.decoded[1] == (0 if late < RECENT else 2)
+    assert lines.counts[0] == (1 + late, 0)
+    assert lines.lines[1].port.stale == lines.decoded[1]
+    assert len(lines.arbiter.memo) <= RECENT
+
+
+def test_a_line_that_stands_still_holds_no_update_but_its_last() -> None:
+    lines = Lines("binance", "spot", "bbo", symbols=("BTCUSDT", "ETHUSDT"))
+    for line in (0, 1):
+        lines.bring(line, binance_quote(100, 0))
+    for id in range(101, 101 + 3 * RECENT):
+        lines.bring(0, binance_quote(id, 0), 1_000)
+    for slot in lines.arbiter.live_slots():
+        slot.forget(1 << 62)
+    held = [one for one in gc.get_objects() if type(one) is list and one[-1:] == [owner(lines)]]
+    assert len(held) <= RECENT + 2
+
+
+def test_a_reset_cuts_what_a_line_would_follow() -> None:
+    """The other line is behind the reset: it must not find its next update among the forgotten."""
+    lines = Lines("okx", "spot", "bbo")
+    for id in (1000, 1001, 1002):
+        lines.bring(0, okx_quote(id, 10_000 + id))
+    lines.bring(1, okx_quote(1000, 11_000))
+    lines.bring(0, okx_quote(5, 14_000))
+    assert lines.decoded == [4, 0]
+    lines.bring(1, okx_quote(1001, 11_001))
+    lines.bring(1, okx_quote(5, 14_000))
+    lines.bring(0, okx_quote(6, 14_001))
+    lines.bring(1, okx_quote(6, 14_001))
+    assert lines.decoded == [5, 2]
+    assert lines.lines[1].port.stale == 2
+    assert lines.lines[1].port.duplicates == 2
+
+
+def test_nothing_follows_on_an_update_that_is_forgotten() -> None:
+    """The other line stands at it over two resets, and is asked what it brings of the first."""
+    lines = Lines("okx", "spot", "bbo", symbols=("BTCUSDT", "ETHUSDT"))
+    lines.bring(0, okx_quote(1000, 10_000))
+    for line in (0, 1):
+        lines.bring(line, okx_quote(50, 10_000).replace(b"BTC-USDT", b"ETH-USDT"))
+    lines.bring(0, okx_quote(5, 14_000))
+    lines.bring(0, okx_quote(3, 18_000))
+    lines.bring(1, okx_quote(5, 14_000))
+    assert [slot.resets for slot in lines.arbiter.live_slots()] == [2, 0]
+    assert lines.decoded == [4, 1]
+    assert lines.lines[1].port.stale == 1
+
+
+def owner(lines: Lines) -> object:
+    return lines.lines[0].port
+
+
+def of_its_own(frame: bytes, line: int) -> bytes:
+    """The same message in other bytes: with spaces behind it, or of a later SBE version."""
+    if frame[:1] == b"{":
+        return frame + b" " * line
+    return frame[:6] + line.to_bytes(2, "little") + frame[8:]
 
 
 def test_a_batch_is_decoded_by_every_line() -> None:

@@ -20,7 +20,20 @@ from k4.core.limits import Limits
 from k4.core.ring import RingWriter
 from k4.md import resets
 from k4.md.feed import NO_COUNTS, Channel, Control, Level
-from k4.md.slots import BATCH, RECENT, Entry, Slot, Tap
+from k4.md.slots import (
+    BATCH,
+    FIRST_NS,
+    MASK,
+    NAME,
+    NEXT,
+    RECENT,
+    WAIT,
+    WINNER,
+    Entry,
+    Slot,
+    Tap,
+    no_entry,
+)
 
 NO_LEVELS = ((0.0, 0.0),) * 5
 BITS = 60  # ports that may exist at once; a bit rests before it is used again
@@ -150,7 +163,7 @@ class Port:
         self.wins += 1
         if s.recent is not None:
             self.calls += 1
-            self.entry = s.recent[id] = [now, self.wait_bins, self.bit, slot, id, self]
+            self.entry = s.recent[id] = [None, None, now, self.wait_bins, self.bit, slot, id, self]
             if len(s.recent) > RECENT:
                 s.retire_some()
         if s.taps:
@@ -286,7 +299,16 @@ class Port:
         if s.recent is not None:
             self.calls += 1
             mark = self.own[s.slot] if s.unordered else id
-            self.entry = s.recent[id] = [local_ns, self.wait_bins, self.bit, s.slot, mark, self]
+            self.entry = s.recent[id] = [
+                None,
+                None,
+                local_ns,
+                self.wait_bins,
+                self.bit,
+                s.slot,
+                mark,
+                self,
+            ]
             if len(s.recent) > RECENT:
                 s.retire_some()
         if s.taps:
@@ -300,24 +322,33 @@ class Port:
             self.publish(s, id, values, local_ns)
         elif s.recent is not None:
             self.calls += 1
-            self.entry = s.recent[id] = [local_ns, self.wait_bins, self.bit, s.slot, id, self]
+            self.entry = s.recent[id] = [
+                None,
+                None,
+                local_ns,
+                self.wait_bins,
+                self.bit,
+                s.slot,
+                id,
+                self,
+            ]
             if len(s.recent) > RECENT:
                 s.retire_some()
 
     def copied(self, entry: Entry) -> None:
         """A further copy of a published update came."""
-        if entry[2] & self.bit:
+        if entry[MASK] & self.bit:
             self.repeats += 1
             return
-        entry[2] |= self.bit
-        self.lagged(entry, self.now - entry[0])
+        entry[MASK] |= self.bit
+        self.lagged(entry, self.now - entry[FIRST_NS])
 
     def lagged(self, entry: Entry, lag: int) -> None:
         """Count by how much its copy of an update came later than the first, in ns."""
         self.lag.add(lag)
-        if entry[1] is not None:  # the second copy of all
-            entry[5].wait.add(lag)
-            entry[1] = None
+        if entry[WAIT] is not None:  # the second copy of all
+            entry[WINNER].wait.add(lag)
+            entry[WAIT] = None
 
     def _tell(self, s: Slot) -> None:
         record = s.lane.newest()
@@ -368,10 +399,12 @@ class Arbiter:
     """The slots of one group and the ports of all its lines.
 
     shared: whether any slot is fed by more than one line; then the copies of every update are
-    followed. memo: whole frames that stood for exactly one update, to that update: a line that
-    brings the same bytes brings a copy, which is known before anything is decoded. whole_ns: since
-    when the group has been heard without a break, as far as ticks tell. awake_ns: for how long it
-    has been ticked, less the pauses in which this process did not run.
+    followed. memo: frames that stood for exactly one update, or what names them, to that update:
+    a line that brings the same bytes brings a copy, which is known before anything is decoded.
+    These updates also make a chain per feed, in the order of their first copies; it leads to none
+    that is not in `memo`. whole_ns: since when the group has been heard without a break, as far as
+    ticks tell. awake_ns: for how long it has been ticked, less the pauses in which this process did
+    not run.
     """
 
     def __init__(
@@ -397,6 +430,7 @@ class Arbiter:
         self.ports: list[Port] = []
         self.leaving: list[Port] = []  # closed, with messages that wait for the proof of a reset
         self.memo: dict[bytes, Entry] = {}
+        self._tails: dict[str, list[Entry]] = {}
         self._bits = deque(1 << i for i in range(BITS))
         self._missed: set[int] = set()  # identities of entries that lines missed before they left
         window_ns = int(limits.trade_window * 1e9)
@@ -442,7 +476,7 @@ class Arbiter:
         until = max(other.latest_ns for other in (*self.ports, port)) - self.reset_ns
         for slot in self.live_slots():
             for entry in (slot.recent or {}).values():
-                if port.serving_ns < entry[0] < until and not entry[2] & port.bit:
+                if port.serving_ns < entry[FIRST_NS] < until and not entry[MASK] & port.bit:
                     port.missed += 1
                     self._missed.add(id(entry))
         port.serving_ns = 0
@@ -456,11 +490,36 @@ class Arbiter:
             if port.fallen:
                 self.leaving.append(port)
 
+    def tail(self, feed: str) -> list[Entry]:
+        """The end of a feed's chain: a list that holds the newest of its links."""
+        return self._tails.setdefault(feed, [no_entry()])
+
+    def forget_frame(self, name: bytes) -> None:
+        """Copies of this frame are no longer known by its bytes."""
+        entry = self.memo.pop(name, None)
+        if entry is not None:
+            entry[NAME] = entry[NEXT] = None
+        self._cut()
+
     def forget_frames(self) -> None:
-        """Make room in `memo`: the oldest frames' copies are no longer awaited."""
-        memo = self.memo
-        for old in list(islice(memo, BATCH)):
-            del memo[old]
+        """Make room in `memo`: the oldest frames' copies are no longer awaited. A line that stands
+        at one of them, because it brings nothing, must not hold all that follows."""
+        for old in list(islice(self.memo, BATCH)):
+            self.memo.pop(old)[NEXT] = None
+        self._cut()
+
+    def forget_all_frames(self) -> None:
+        """A generation opens: copies of former ones have to be judged."""
+        for entry in self.memo.values():
+            entry[NEXT] = None
+        self.memo.clear()
+        self._cut()
+
+    def _cut(self) -> None:
+        """Begin anew the chains whose newest link is forgotten: nothing may follow on that."""
+        for tail in self._tails.values():
+            if tail[0][NAME] not in self.memo:
+                tail[0] = no_entry()
 
     def tick(self, now_ns: int) -> None:
         """What time alone decides: resets by silence, copies that will not come any more."""
@@ -482,7 +541,7 @@ class Arbiter:
         serving = [port for port in self.ports if port.serving_ns]
         everyone = sum(port.bit for port in serving)
         for entry in entries:
-            first_ns, _, mask, _, _, winner = entry
+            _, _, first_ns, _, mask, _, _, winner = entry
             if mask & everyone == everyone and not self._missed:
                 continue
             others = int(id(entry) in self._missed)

@@ -407,7 +407,7 @@ def _proves_reset(arbiter: Arbiter, s: Slot, id: int, us: int) -> bool:
 
 
 def _open(arbiter: Arbiter, s: Slot, us: int, id: int) -> None:
-    arbiter.memo.clear()
+    arbiter.forget_all_frames()
     for port in (*arbiter.ports, *arbiter.leaving):
         fallen = port.fallen.pop(s.slot, None)
         if fallen is not None and s.gaps is not None:

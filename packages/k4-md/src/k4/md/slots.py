@@ -32,9 +32,17 @@ Tap = Callable[[int, memoryview], None]
 
 _EVENT_US, _TRADE_US = 5, 6  # words of every record
 
-# Of an update: [first_ns, the fine bins of its winner's `wait` (None once a second copy came), mask
-# of the ports that brought it, slot, id (where ids have no order: venue time), the winner's Port]
+# Of an update: [what names its frames, the entry that follows it in the chain of its feed (both
+# None unless the frame is known by its bytes), first_ns, the fine bins of its winner's `wait` (None
+# once a second copy came), mask of the ports that brought it, slot, id (where ids have no order:
+# venue time), the winner's Port]
 Entry = list[Any]
+NAME, NEXT, FIRST_NS, WAIT, MASK, SLOT, ID, WINNER = range(8)
+
+
+def no_entry() -> Entry:
+    """One that is of no update, and that nothing follows."""
+    return [None] * 8
 
 
 class Slot:
@@ -194,7 +202,7 @@ class Slot:
             return
         old = []
         for id, entry in recent.items():
-            if entry[0] >= before_ns:
+            if entry[FIRST_NS] >= before_ns:
                 break
             old.append(id)
         self._retire(old)

@@ -23,7 +23,7 @@ from k4.core.transport import Closed, Dial, Transport
 from k4.md.arbiter import Arbiter
 from k4.md.feed import Ack, Broken, Channel, Control, Feed, Notice, Refused
 from k4.md.line import Line
-from k4.md.slots import Slot
+from k4.md.slots import WINNER, Slot
 
 MOST_REFUSALS = 2048  # remembered by topic: what a venue sends must not fill the memory
 MEASURE_EVERY = 15.0  # seconds between two measurements of a line's round trip
@@ -315,7 +315,7 @@ class Stream:
                 continue
             slot.sampled_us = local_us
             entry = slot.recent.get(slot.last) if slot.recent is not None else None
-            line = by_port.get(entry[5]) if entry is not None else None
+            line = by_port.get(entry[WINNER]) if entry is not None else None
             if line is None and len(self.lines) == 1:
                 line = self.lines[0]
             if line is not None:
