@@ -314,6 +314,25 @@ def test_trades_of_the_proof_are_not_lost() -> None:
     assert bench.resets == 1
 
 
+def test_a_line_that_brought_only_known_copies_since_a_reset_is_in_the_new_generation() -> None:
+    """An id without a record has no time that could tell."""
+    bench = trades()
+    for id in range(100, 110):
+        for line in (0, 1):
+            bench.trade(line, id, us=bench.now // 1000)
+    for id in (1, 2, 3):
+        bench.now += 100 * MS
+        bench.trade(0, id, us=bench.now // 1000)
+    bench.wait(3.0)
+    bench.trade(0, 4, us=bench.now // 1000)
+    bench.ports[1].own[Kind.TRADE] = 4  # as `Line` notes a copy that it knows by its bytes
+    bench.ports[1].skip(Kind.TRADE, 5)
+    bench.trade(0, 6, us=bench.now // 1000)
+    gaps = bench.arbiter.live_slots()[0].gaps
+    assert gaps is not None
+    assert (bench.resets, bench.ports[1].stale, gaps.figures()) == (1, 0, (0, 0, 0))
+
+
 def test_a_pause_of_the_process_or_of_the_network_is_no_silence() -> None:
     """The first messages after it are those of any line, also of one that is behind."""
     for ticked in (False, True):  # a stopped process has no ticks, a dead network has

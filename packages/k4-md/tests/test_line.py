@@ -343,9 +343,9 @@ def test_a_reset_cuts_what_a_line_would_follow() -> None:
     lines.bring(1, okx_quote(5, 14_000))
     lines.bring(0, okx_quote(6, 14_001))
     lines.bring(1, okx_quote(6, 14_001))
-    assert lines.decoded == [5, 2]
-    assert lines.lines[1].port.stale == 2
-    assert lines.lines[1].port.duplicates == 2
+    assert lines.decoded == [5, 1]
+    assert lines.lines[1].port.stale == 1
+    assert lines.lines[1].port.duplicates == 3
 
 
 def test_nothing_follows_on_an_update_that_is_forgotten() -> None:
@@ -388,7 +388,7 @@ def test_copies_are_known_again_after_a_reset_that_times_prove() -> None:
         lines.bring(line, okx_quote(1000, 10_000))
         lines.bring(line, okx_quote(5, 13_000))
         lines.bring(line, okx_quote(6, 13_001))
-    # On the other line the old generation and the fall to the new one are looked at, no more.
-    assert lines.decoded == [3, 2]
-    assert lines.counts == [(3, 0), (0, 1)]
-    assert lines.lines[1].port.stale == 2
+    # On the other line the old generation is looked at, no more.
+    assert lines.decoded == [3, 1]
+    assert lines.counts == [(3, 0), (0, 2)]
+    assert lines.lines[1].port.stale == 1

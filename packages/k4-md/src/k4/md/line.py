@@ -1,8 +1,8 @@
 """One redundant line: a link, the session of its connection, and its port into the arbiter.
 
-`message` is made anew for every connection. With siblings it first
-asks the arbiter's memo whether the very same bytes stood for a published update: then the frame is
-a copy, known before anything is decoded.
+`message` is made anew for every connection. With siblings it first looks whether the very same
+bytes stood for an update that another line brought: then the frame is a copy, known before anything
+is decoded.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Line:
             if entry is not None:
                 name, _, first_ns, wait_bins, mask, slot, id, _ = entry
                 brought = mask | bit
-                if name == payload[head] and id > own[slot] and brought != mask:
+                if name == payload[head] and brought != mask:
                     # `Port.copied`, written out: three of four messages end here. A clock set back
                     # by less than 30 ms puts the copies of that moment into wrong bins, no more.
                     own[slot] = id
@@ -158,7 +158,7 @@ class Line:
             entry = memo.get(name)
             if entry is not None:
                 slot, id = entry[SLOT], entry[ID]
-                if id > own[slot] or (id == own[slot] and name is payload):
+                if not entry[MASK] & bit or (id == own[slot] and name is payload):
                     own[slot] = id
                     seen[slot] = received_ns
                     last = entry

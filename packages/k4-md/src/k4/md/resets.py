@@ -225,7 +225,11 @@ def admits(port: Port, s: Slot, id: int, us: int) -> bool:
     else:
         own = port.own[slot]
         belongs = id < own if own >= 0 else _is_nearer(port, s, id)
-        belongs = belongs or id == s.last or (s.recent is not None and id in s.recent)
+        recent = s.recent or {}
+        belongs = belongs or id == s.last or id in recent
+        # Copies that are known by their bytes do not pass here. Where messages have times, they may
+        # be all that a line has brought of this generation when it brings one without.
+        belongs = belongs or (s.floor_us > 0 and own in recent)
     if belongs and port.generation[slot] != s.generation:
         port.generation[slot] = s.generation
         port.own[slot] = -1  # that its ids dropped is no proof of yet another reset
