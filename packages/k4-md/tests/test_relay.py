@@ -319,6 +319,28 @@ async def test_a_sender_restart_after_a_reset_is_not_silenced(host: Host) -> Non
     reader.close()
 
 
+async def test_datagrams_overtake_each_other_by_symbol(host: Host) -> None:
+    """A symbol's reset comes behind a later quote of another one; then what was before it."""
+    module = await host.up(section("spot", "BTCUSDT", "ETHUSDT"))
+    channel = wire.channel_id(Venue.BINANCE, SPOT, Kind.BOOKTICKER)
+    line = module._open_session(channel, 1)
+    assert line is not None
+    for sequence, symbol, id in (
+        (0, "BTCUSDT", 1000),
+        (4, "ETHUSDT", 70),
+        (2, "BTCUSDT", 5),
+        (1, "BTCUSDT", 1001),
+        (3, "BTCUSDT", 6),
+    ):
+        record = Bookticker(symbol, SPOT, 0, 0, id, 1.0, 1.0, 2.0, 1.0, 0, 0, id)
+        packed = layout.LAYOUTS[Kind.BOOKTICKER].pack(record)
+        line.records(sequence, memoryview(packed), host.clock.time_ns())
+
+    assert ids(f"{PREFIX}spot_bbo") == [1000, 5, 6]
+    assert ids(f"{PREFIX}spot_bbo", "ETHUSDT") == [70]
+    assert {"resets": 1, "stale": 1}.items() <= host.rows("stream")[0][1].items()
+
+
 async def test_a_quiet_market_and_a_dead_sender_differ(host: Host) -> None:
     await host.up(section("spot", "BTCUSDT"))
     reader = ShmMdReader(f"{PREFIX}spot_bbo")

@@ -119,6 +119,27 @@ def test_a_record_arrives_as_it_was_sent(kind: Kind, record: Record) -> None:
     assert relay.published == [record]
 
 
+def test_datagrams_that_were_overtaken_are_no_reset() -> None:
+    relay = Relay(Kind.BOOKTICKER, timed=False)
+    relay.offer(relay.a, *(quote(id, 0) for id in (996, 997, 1000)))
+    relay.offer(relay.a, quote(998, 0), quote(999, 0), in_order=False)
+    for _ in range(60):
+        for port in (relay.a, relay.b):
+            port.heard_ns = port.now = relay.now_ns
+        relay.wait(0.25)
+    assert relay.resets == []
+    assert relay.ids == [996, 997, 1000]
+
+
+def test_a_datagram_of_before_a_reset_that_comes_after_it_is_stale() -> None:
+    relay = Relay(Kind.BOOKTICKER, timed=False)
+    relay.offer(relay.a, quote(1000, 0), quote(5, 0))
+    relay.offer(relay.a, quote(1001, 0), in_order=False)
+    relay.offer(relay.a, quote(6, 0))
+    assert relay.ids == [1000, 5, 6]
+    assert (relay.resets, relay.a.stale) == ([1], 1)
+
+
 def test_the_newest_quote_of_any_session_wins() -> None:
     relay = Relay(Kind.BOOKTICKER)
     relay.offer(relay.a, quote(1), quote(2))

@@ -79,16 +79,14 @@ class Line(SessionSink):
         self.port = RelayedPort(module.arbiter, f"{channel}.{session}")
         self._module = module
         self._size = layout.LAYOUTS[Kind(kind)].size
-        self._next = 0
+        self._newest = [-1] * len(module.arbiter.slots)  # sequence, by slot
 
     def records(self, sequence: int, records: memoryview, received_ns: int) -> None:
         """First copies, in the order of their sequences."""
         size, cells, owner, port = self._size, self.cells, self.owner, self.port
-        in_order = sequence >= self._next
-        if in_order:
-            self._next = sequence + len(records) // size
+        newest = self._newest
         port.now = received_ns
-        for at in range(0, len(records), size):
+        for number, at in enumerate(range(0, len(records), size), sequence):
             record = records[at : at + size]
             cell = cells.get(bytes(record[:SYMBOL_BYTES]))
             if cell is None:
@@ -100,6 +98,9 @@ class Line(SessionSink):
             elif cell.owner != owner:
                 self._module.conflict(cell, owner)
                 continue
+            in_order = number > newest[slot.slot]
+            if in_order:
+                newest[slot.slot] = number
             port.offer(cell, slot, record, in_order)
 
     def _claim(self, cell: Cell, record: memoryview, now_ns: int) -> Slot:

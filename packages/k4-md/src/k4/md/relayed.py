@@ -157,7 +157,8 @@ class RelayedPort(Port):
             self.publish(s, id, values, local_ns)
 
     def offer(self, cell: Cell, s: Slot, record: memoryview, in_order: bool) -> None:
-        """Judge one record. in_order: its sequence is above all that the session brought before."""
+        """Judge one record. in_order: its sequence is above all of this slot that the session brought
+        before."""
         words = record.cast("Q")
         id = words[_ID[cell.kind]]
         us = words[_TRADE_US] or words[_EVENT_US]
@@ -167,14 +168,24 @@ class RelayedPort(Port):
         if cell.kind in resets.TRADES:
             published = self._offer_trade(s, id, us, record, leads)
         else:
-            published = self._offer_quote(cell, s, id, us, record, leads)
+            published = self._offer_quote(cell, s, id, us, record, leads, in_order)
         if published:
             cell.publisher = self
             cell.generation = s.generation
 
     def _offer_quote(
-        self, cell: Cell, s: Slot, id: int, us: int, record: memoryview, leads: bool
+        self,
+        cell: Cell,
+        s: Slot,
+        id: int,
+        us: int,
+        record: memoryview,
+        leads: bool,
+        in_order: bool,
     ) -> bool:
+        if not in_order and id != s.last:  # overtaken on its way by what its sender said later
+            self.stale += 1
+            return False
         if leads and id != s.last:
             if id < s.last:
                 self._open(s, id, us)
