@@ -23,6 +23,29 @@ MS = 1_000_000
 START = 1_790_000_000 * SECOND
 
 
+class Venue:
+    """The far end of a line: answers `after_ns` after it was asked, never where that is None. Full:
+    the line may not send now."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.after_ns: int | None = 50 * MS
+        self.full = False
+        self.asked: list[int] = []
+        self.answered_ns = START  # it is known to answer
+
+    def ask(self) -> bool:
+        if not self.full:
+            self.asked.append(self.bench.now)
+        return not self.full
+
+    def answer(self) -> None:
+        """What time it is for."""
+        if self.after_ns is not None:
+            due = [at for at in self.asked if at + self.after_ns <= self.bench.now]
+            self.answered_ns = max(due, default=self.answered_ns)
+
+
 @dataclass
 class Bench:
     """One slot of one kind, fed by ports, on a clock that the test moves."""
@@ -35,6 +58,8 @@ class Bench:
     now: int = START
     resets: int = 0
     ports: list[Port] = field(default_factory=list)
+    venues: list[Venue] = field(default_factory=list)
+    answering: bool = False
 
     def __post_init__(self) -> None:
         self.ring = RingWriter.in_memory(self.kind, ["BTCUSDT"], self.size)
@@ -59,7 +84,13 @@ class Bench:
             now_ns=self.now,
             on_reset=lambda slot: setattr(self, "resets", self.resets + 1),
         )
-        self.ports = [arbiter.port(f"line{i}", lambda event: None) for i in range(self.lines)]
+        self.venues = [Venue(self) for _ in range(self.lines if self.answering else 0)]
+        self.ports = [
+            arbiter.port(
+                f"line{i}", lambda event: None, peer=self.venues[i] if self.venues else None
+            )
+            for i in range(self.lines)
+        ]
         for port in self.ports:
             port.serving_ns = self.now
         return arbiter
@@ -94,7 +125,19 @@ class Bench:
             if heard:
                 for port in self.ports:
                     port.now = self.now
+            for venue in self.venues:
+                venue.answer()
             self.arbiter.tick(self.now)
+
+    def reset_in_quiet(self, *lines: int) -> None:
+        """All lines at 1000; then nothing, and 5 and 6 on some lines, 1.5 s from each other."""
+        for line in range(self.lines):
+            self.quote(line, 1000)
+        self.wait(30.0, heard=False)
+        for id in (5, 6):
+            self.wait(1.5, heard=False)
+            for line in lines:
+                self.quote(line, id)
 
     def records(self) -> list[Record]:
         lane = self.ring.lanes[0]
@@ -372,6 +415,112 @@ def test_a_group_that_is_hardly_ever_heard_sees_its_reset_all_the_same() -> None
     bench.wait(9.0, heard=False)
     assert bench.resets == 1
     assert bench.published() == [1000, 7]
+
+
+def test_in_a_quiet_group_a_reset_waits_for_no_more_than_the_lines_answers() -> None:
+    bench = quotes(answering=True)
+    bench.reset_in_quiet(0, 1)
+    bench.wait(0.1, heard=False)
+    assert bench.resets == 0
+    assert [len(venue.asked) for venue in bench.venues] == [1, 1]
+    bench.wait(0.1, heard=False)
+    assert bench.resets == 1
+    assert bench.published() == [1000, 6]
+
+
+def test_where_something_came_less_than_two_seconds_ago_a_reset_waits_for_these() -> None:
+    bench = quotes(answering=True)
+    for line in (0, 1):
+        bench.quote(line, 1000)
+    for id in (5, 6):
+        bench.wait(0.2, heard=False)
+        bench.quote(0, id)
+    bench.wait(1.5, heard=False)
+    assert (bench.resets, bench.venues[0].asked) == (0, [])
+    bench.wait(0.4, heard=False)
+    assert bench.resets == 1
+
+
+def test_answers_come_behind_what_a_pause_held_up() -> None:
+    """The line that is behind is read first; the answers come behind the other line's data."""
+    for seconds in (3.0, 60.0):
+        bench = quotes(answering=True)
+        for id in range(100, 120):
+            bench.now += MS
+            bench.quote(0, id)
+        bench.quote(1, 119)
+        for id in (110, 111):  # on a new connection, which lags
+            bench.now += MS
+            bench.quote(1, id)
+        for venue in bench.venues:
+            venue.after_ns = None
+        bench.wait(seconds, heard=False)
+        assert all(1 <= len(venue.asked) <= 1 + seconds / 10 for venue in bench.venues)
+        bench.quote(1, 112)
+        bench.arbiter.tick(bench.now)
+        bench.quote(1, 113)
+        bench.venues[1].after_ns = 0
+        bench.venues[1].answer()
+        bench.arbiter.tick(bench.now)
+        bench.now += MS
+        bench.quote(0, 120)
+        for venue in bench.venues:
+            venue.after_ns = 0
+        bench.wait(20.0, heard=False)
+        assert bench.resets == 0
+        assert bench.published() == list(range(100, 121))
+
+
+def test_a_line_that_does_not_answer_is_not_waited_for_if_others_do() -> None:
+    bench = quotes(answering=True, lines=3)
+    bench.venues[2].after_ns = None
+    bench.reset_in_quiet(0, 1)
+    bench.wait(1.9, heard=False)
+    assert bench.resets == 0
+    bench.wait(0.4, heard=False)
+    assert bench.resets == 1
+    assert [len(venue.asked) for venue in bench.venues] == [1, 1, 1]
+
+
+def test_a_line_that_is_gone_is_not_waited_for() -> None:
+    bench = quotes(answering=True)
+    bench.venues[1].after_ns = None
+    bench.reset_in_quiet(0)
+    bench.wait(0.5, heard=False)
+    assert (bench.resets, len(bench.venues[1].asked)) == (0, 1)
+    bench.arbiter.depart(bench.ports[1])
+    bench.wait(0.1, heard=False)
+    assert bench.resets == 1
+
+
+def test_where_no_line_answers_that_always_did_nothing_is_proved() -> None:
+    """The network is dead. A line that comes back is asked anew."""
+    bench = quotes(answering=True)
+    for venue in bench.venues:
+        venue.after_ns = None
+    bench.reset_in_quiet(0, 1)
+    bench.wait(120.0, heard=False)
+    assert bench.resets == 0
+    for port in bench.ports:
+        bench.arbiter.depart(port)
+    bench.wait(2.0, heard=False)
+    bench.venues[0].after_ns = 0
+    bench.ports[0].serving_ns = bench.now
+    bench.wait(0.8, heard=False)
+    assert bench.resets == 1
+
+
+def test_a_line_that_may_not_send_is_asked_when_it_may() -> None:
+    bench = quotes(answering=True)
+    bench.venues[1].full = True
+    bench.reset_in_quiet(0)
+    bench.wait(0.5, heard=False)
+    assert [len(venue.asked) for venue in bench.venues] == [1, 0]
+    assert bench.resets == 0
+    bench.venues[1].full = False
+    bench.wait(0.3, heard=False)
+    assert len(bench.venues[1].asked) == 1
+    assert bench.resets == 1
 
 
 def test_late_trades_in_microseconds_are_no_reset_of_those_in_milliseconds() -> None:

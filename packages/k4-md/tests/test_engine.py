@@ -243,6 +243,24 @@ def test_a_dead_socket_is_found_by_an_unanswered_ping(make: Callable[..., Case])
     assert case.stream.lines[0].up
 
 
+@pytest.mark.parametrize("lines", [1, 3])
+def test_a_reset_in_a_quiet_market_is_seen_when_two_seconds_and_the_lines_answers_prove_it(
+    make: Callable[..., Case], lines: int
+) -> None:
+    case = make(lines=lines, kinds=(Kind.BOOKTICKER,))
+    case.clock.advance(5.0)
+    case.venue.rate = 0.0
+    case.clock.advance(9.0)
+    case.venue.update["BTCUSDT"] = 100
+    for _ in range(2):
+        case.venue.event("BTCUSDT")
+        case.clock.advance(1.4)
+    pings = [peer.received.count(("ping", b"")) for peer in case.peers()]
+    assert case.figures()["resets"] == 1
+    assert case.quotes["BTCUSDT"][-1] == case.venue.update["BTCUSDT"] < 200
+    assert len(pings) == lines
+
+
 def test_a_quiet_market_is_asked_again_and_never_called_a_stall(make: Callable[..., Case]) -> None:
     case = make(lines=2)
     case.venue.rate = 0.0

@@ -113,6 +113,7 @@ class Link:
         self.pings = 0  # the peer's
         self.pongs = 0
         self.round_trip_ns = -1  # of the last ping that `measure` sent, -1 before its answer
+        self.answered_ns = 0  # wall clock when that ping was sent
         self.last_control_ns = 0  # wall clock of the last ping or pong from the peer
         self.last_down: Closed | None = None
         self._dials = tuple(dials)
@@ -200,10 +201,14 @@ class Link:
             timeout, self._probe_late, timeout, seen, silent or self._restart_silent
         )
 
-    def measure(self) -> None:
-        """Send a ping whose answer sets `round_trip_ns`, unless another one waits to be sent."""
-        if self._outbox is not None and not self._outbox.keepalive_waits:
-            self._outbox.ping(b"k4:%d" % self._clock.time_ns())
+    def measure(self) -> bool:
+        """Send a ping whose answer sets `round_trip_ns` and `answered_ns`. False, and nothing is
+        sent, where nothing is open or another ping waits for the venue's rate.
+        """
+        if self._outbox is None or self._outbox.keepalive_waits:
+            return False
+        self._outbox.ping(b"k4:%d" % self._clock.time_ns())
+        return True
 
     @property
     def remote(self) -> str:
@@ -297,7 +302,8 @@ class Link:
         self.pongs += 1
         mark, _, sent = payload.partition(b":")
         if mark == b"k4" and sent.isdigit() and len(sent) < 20:
-            self.round_trip_ns = max(0, now_ns - int(sent))
+            self.answered_ns = int(sent)
+            self.round_trip_ns = max(0, now_ns - self.answered_ns)
 
     def _arm_keepalive(self, delay: float) -> None:
         if delay > 0:

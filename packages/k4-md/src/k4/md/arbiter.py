@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from k4.core.enums import Kind
 from k4.core.latency import Histogram
@@ -37,6 +37,19 @@ from k4.md.slots import (
 
 NO_LEVELS = ((0.0, 0.0),) * 5
 BITS = 60  # ports that may exist at once; a bit rests before it is used again
+
+
+class Peer(Protocol):
+    """Whom a port hears: a line to the venue."""
+
+    def ask(self) -> bool:
+        """Ask for an answer behind all data that is on its way; False where that has to wait."""
+        ...
+
+    @property
+    def answered_ns(self) -> int:
+        """When the newest question that was answered was asked, 0 before the first."""
+        ...
 
 
 class Port:
@@ -69,6 +82,7 @@ class Port:
         "now",
         "on_control",
         "own",
+        "peer",
         "repeats",
         "seen",
         "serving_ns",
@@ -79,9 +93,15 @@ class Port:
     )
 
     def __init__(
-        self, arbiter: Arbiter, name: str, bit: int, on_control: Callable[[Control], None]
+        self,
+        arbiter: Arbiter,
+        name: str,
+        bit: int,
+        on_control: Callable[[Control], None],
+        peer: Peer | None = None,
     ) -> None:
         self.arbiter = arbiter
+        self.peer = peer
         self._slots = cast(list[Slot], arbiter.slots)  # a session knows only slots that are filled
         self.name = name
         self.bit = bit
@@ -112,6 +132,25 @@ class Port:
     def latest_ns(self) -> int:
         """When anything came last."""
         return max(self.now, *self.seen)
+
+    # What a roll call wants to know
+
+    @property
+    def serves(self) -> bool:
+        return self.serving_ns != 0
+
+    @property
+    def answers(self) -> bool:
+        """Whether the peer is known to answer."""
+        return self.peer is not None and self.peer.answered_ns > 0
+
+    def ask(self) -> bool:
+        """Ask the peer, see there."""
+        return self.peer is not None and self.peer.ask()
+
+    def answered(self, since_ns: int) -> bool:
+        """Whether a question of `since_ns` or later was answered."""
+        return self.peer is not None and self.peer.answered_ns >= since_ns
 
     # Sink: the hot path
 
@@ -404,7 +443,7 @@ class Arbiter:
     These updates also make a chain per feed, in the order of their first copies; it leads to none
     that is not in `memo`. whole_ns: since when the group has been heard without a break, as far as
     ticks tell. awake_ns: for how long it has been ticked, less the pauses in which this process did
-    not run.
+    not run. ticked_ns: when that was last. roll_call: the last one.
     """
 
     def __init__(
@@ -425,7 +464,8 @@ class Arbiter:
         self.reset_ns = int(limits.reset_wait * 1e9)
         self.whole_ns = now_ns
         self.awake_ns = 0
-        self._heard_ns = self._ticked_ns = now_ns
+        self.roll_call: resets.RollCall | None = None
+        self._heard_ns = self.ticked_ns = now_ns
         self.on_reset = on_reset
         self.ports: list[Port] = []
         self.leaving: list[Port] = []  # closed, with messages that wait for the proof of a reset
@@ -453,11 +493,15 @@ class Arbiter:
             slot.taps += (tap,)
 
     def port(
-        self, name: str, on_control: Callable[[Control], None], heir_of: Port | None = None
+        self,
+        name: str,
+        on_control: Callable[[Control], None],
+        heir_of: Port | None = None,
+        peer: Peer | None = None,
     ) -> Port:
         """A new line's way in. An heir goes on with the ids that its predecessor brought; the first
         ports of all go on with those that an attached store holds."""
-        port = Port(self, name, self._bits.popleft(), on_control)
+        port = Port(self, name, self._bits.popleft(), on_control, peer)
         if heir_of is not None:
             port.own = list(heir_of.own)
             port.fallen = dict(heir_of.fallen)  # shared: one fall, whoever goes on with it
@@ -527,8 +571,8 @@ class Arbiter:
         if max(latest - self._heard_ns, now_ns - latest) > self.reset_ns // 2:
             self.whole_ns = now_ns
         self._heard_ns = max(latest, self._heard_ns)
-        self.awake_ns += max(0, min(now_ns - self._ticked_ns, self.reset_ns // 4))
-        self._ticked_ns = now_ns
+        self.awake_ns += max(0, min(now_ns - self.ticked_ns, self.reset_ns // 4))
+        self.ticked_ns = now_ns
         for slot in self.live_slots():
             resets.consider(self, slot, now_ns)
             slot.forget(now_ns - int(self.limits.trade_window * 1e9))

@@ -74,7 +74,7 @@ class Line:
         self.id = id
         self.feed = feed
         self.port: Port = arbiter.port(
-            f"{feed.name}#{id}", self._control, heir_of.port if heir_of else None
+            f"{feed.name}#{id}", self._control, heir_of.port if heir_of else None, peer=self
         )
         self.watch = watch
         self.reconnects = 0
@@ -112,6 +112,15 @@ class Line:
         """Updates that it brought, published or not."""
         port = self.port
         return port.wins + port.duplicates + port.stale
+
+    # The arbiter's peer
+
+    def ask(self) -> bool:
+        return self.link.measure()
+
+    @property
+    def answered_ns(self) -> int:
+        return self.link.answered_ns
 
     def _hear(self, receive: Callable[[bytes, int, Sink], None]) -> None:
         """Make `message`, the hot path's only stop between the transport and a session.

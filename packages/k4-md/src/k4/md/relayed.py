@@ -137,6 +137,23 @@ class RelayedPort(Port):
         self.heard_ns = 0
         self.behind: set[int] = set()
 
+    @property
+    def serves(self) -> bool:
+        """Whether the session is alive, as far as its heartbeats tell."""
+        return self.arbiter.ticked_ns - self.heard_ns < LIVE_NS
+
+    @property
+    def answers(self) -> bool:
+        return True
+
+    def ask(self) -> bool:
+        """A sender cannot be asked; it says every second that it is there."""
+        return True
+
+    def answered(self, since_ns: int) -> bool:
+        """Whether it has been heard since then."""
+        return self.heard_ns > since_ns
+
     def publish(self, s: Slot, id: int, values: tuple[Any, ...], local_ns: int) -> None:
         """Copy one record into its lane; `local_ns` is the record's own and not looked at."""
         lane = s.lane

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from k4.md.slots import Slot
 
 TRADES = (Kind.TRADE, Kind.AGGTRADE)
-PATIENCE = 5  # times the wait for a reset: so long may breaks postpone it
+PATIENCE = 5  # times the wait for a reset: so long may breaks postpone it where nobody answers
 
 
 class Held:
@@ -98,6 +98,39 @@ class Fallen:
             self.held.clear()
         if len(self.held) < WINDOW_IDS:
             self.held.append(held)
+
+
+class RollCall:
+    """All serving lines are asked for an answer, which comes behind everything that the venue sent
+    before it. What none of them has brought by then was not merely late because this process, the
+    network or the venue stood still.
+
+    A line that does not answer is waited for as long as a reset is, once another one has answered.
+    """
+
+    def __init__(self, arbiter: Arbiter, now_ns: int) -> None:
+        self.began_ns = now_ns
+        self._arbiter = arbiter
+        self._unasked = self._waiting = [port for port in arbiter.ports if port.serves]
+        self._answered_ns = -1  # the arbiter's `awake_ns` when the first one had
+
+    @property
+    def answered(self) -> bool:
+        """Whether any line has answered."""
+        return self._answered_ns >= 0
+
+    def look(self) -> bool:
+        """Ask who has not been asked yet; whether it is over."""
+        self._unasked = [port for port in self._unasked if not port.ask()]
+        awake_ns, waiting = self._arbiter.awake_ns, []
+        for port in self._waiting:
+            if port.answered(self.began_ns):
+                self._answered_ns = awake_ns if self._answered_ns < 0 else self._answered_ns
+            elif port.serves:
+                waiting.append(port)
+        self._waiting = waiting
+        patient = awake_ns - self._answered_ns < self._arbiter.reset_ns or not self.answered
+        return not (waiting and patient)
 
 
 def newer(port: Port, s: Slot, id: int, us: int, values: tuple[Any, ...]) -> bool:
@@ -251,21 +284,27 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> None:
 
     Called by the clock and never by a message: the first one after a pause of this process or of
     the network is that of any line, also of one that is behind the others. For the same reason
-    only silence since the last break in what all lines bring proves anything. A group in which
-    breaks are the rule, because hardly anything happens there, is not waited for without end,
-    though that counts no time in which the process did not run.
+    silence proves something only where the lines have been heard all the time, or after a roll
+    call. Peers that never answered anything are not waited for without end, though no time counts
+    in which the process did not run.
     """
-    if s.channel.reset is not Reset.SILENCE or now_ns - s.advance_ns < arbiter.reset_ns:
+    if s.channel.reset is not Reset.SILENCE:
         return
     slot = s.slot
-    fallen = _fallen(arbiter, s)
+    waited = now_ns - s.advance_ns >= arbiter.reset_ns
+    fallen = _fallen(arbiter, s) if waited else []
     held = [(port, h) for port in fallen for h in port.fallen[slot].held]
     if not held:
+        s.proved_ns = 0
         return
-    if now_ns - arbiter.whole_ns < arbiter.reset_ns:
+    s.proved_ns = s.proved_ns or now_ns
+    whole = now_ns - arbiter.whole_ns >= arbiter.reset_ns
+    if not whole and not _roll_called(arbiter, s.proved_ns, now_ns):
         began_ns = min(port.fallen[slot].began_ns for port in fallen)
-        if arbiter.awake_ns - began_ns < PATIENCE * arbiter.reset_ns:
+        patient = arbiter.awake_ns - began_ns < PATIENCE * arbiter.reset_ns
+        if patient or any(port.answers for port in arbiter.ports):
             return
+    s.proved_ns = 0
     brought = sorted((h for _, h in held), key=lambda h: h.local_ns)
     timed = next((h for h in brought if h.us), brought[0])
     _open(arbiter, s, timed.us, brought[0].id)
@@ -275,6 +314,22 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> None:
     for port, h in held:
         _publish_held(port, s, h)
     s.advance_ns = now_ns
+
+
+def _roll_called(arbiter: Arbiter, since_ns: int, now_ns: int) -> bool:
+    """Whether lines have answered a roll call that began then or later; else one begins as soon as
+    the former is over or too old, and no more often than the venue's rates stand."""
+    call = arbiter.roll_call
+    age_ns = now_ns - call.began_ns if call is not None else -1
+    if call is not None and 0 <= age_ns < PATIENCE * arbiter.reset_ns:
+        if not call.look():
+            return False
+        if call.began_ns >= since_ns and call.answered:
+            return True
+    if age_ns < 0 or age_ns >= arbiter.reset_ns // 4:
+        arbiter.roll_call = RollCall(arbiter, now_ns)
+        arbiter.roll_call.look()
+    return False
 
 
 def _fallen(arbiter: Arbiter, s: Slot) -> list[Port]:

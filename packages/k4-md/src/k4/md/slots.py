@@ -55,7 +55,8 @@ class Slot:
     previous: the last id of the former generation. recent: published updates by id whose copies
     are awaited, None with a single line. top: figures of the book published last. time_us: venue
     time of the newest trade or book, 0 before the first. doubted: by key, trades of which it is not
-    known yet whether they are of this generation, and who brought them.
+    known yet whether they are of this generation, and who brought them. proved_ns: local time when
+    silence had proved a reset, as far as what was read by then tells; 0 while it has not.
     """
 
     __slots__ = (
@@ -74,6 +75,7 @@ class Slot:
         "plain",
         "previous",
         "product_type",
+        "proved_ns",
         "recent",
         "resets",
         "retire",
@@ -99,6 +101,7 @@ class Slot:
         self._found = lane.next
         self.last = -1
         self.advance_ns = 0
+        self.proved_ns = 0
         self.gate = False
         self.floor_us = 0
         self.previous = -1
