@@ -18,7 +18,15 @@ from k4.core.ring import RingWriter
 from k4.core.transport import Closed
 from k4.md.arbiter import Arbiter
 from k4.md.exchanges import find
-from k4.md.exchanges.binance.sbe import DEPTH_GROUP, DEPTH_ROOT, DEPTH_SNAPSHOT, HEADER, LEVEL
+from k4.md.exchanges.binance.sbe import (
+    BEST_BID_ASK_HEADER,
+    BEST_BID_ASK_ROOT,
+    DEPTH_GROUP,
+    DEPTH_ROOT,
+    DEPTH_SNAPSHOT,
+    HEADER,
+    LEVEL,
+)
 from k4.md.feed import Control, Sink
 from k4.md.line import Line
 from k4.md.slots import BATCH, RECENT
@@ -68,6 +76,11 @@ def sbe_book(
     return b"".join((head, root, group, bids, group, asks, bytes((len(symbol),)), symbol))
 
 
+def sbe_quote(id: int) -> bytes:
+    root = BEST_BID_ASK_ROOT.pack(START // 1000, id, -1, 0, 15, 1, 16, 2)
+    return BEST_BID_ASK_HEADER + root + b"\x07BTCUSDT"
+
+
 class Counted:
     """A link and an owner in one; a line asks little of either."""
 
@@ -101,25 +114,29 @@ class Lines:
             kinds=(kind,),
             lines=self.count,
             feed=self.feed,
-            headers={"X-MBX-APIKEY": "key"} if self.feed == "sbe" else {},
+            headers={"X-MBX-APIKEY": "key"} if self.feed != "json" else {},
         )
         config = ConnectionConfig(exchange=self.exchange, products=(product,))
         rule = exchange.product(self.product).rule
-        (feed,) = exchange.feeds(config, {(self.product, s): rule(s) for s in self.symbols})
+        feeds = exchange.feeds(config, {(self.product, s): rule(s) for s in self.symbols})
         self.arbiter = Arbiter(
             product_type=0,
             symbols=self.symbols,
-            channels=feed.channels,
+            channels=feeds[0].channels,
             rings={kind: RingWriter.in_memory(kind, self.symbols, 64)},
-            limits=feed.limits,
+            limits=feeds[0].limits,
             shared=True,
             now_ns=self.now,
         )
         owner = Counted()
-        self.lines = [Line(i, feed, self.arbiter, owner, Watch([], 1)) for i in range(self.count)]
-        self.decoded = [0] * self.count
+        self.lines = [
+            Line(i, feed, self.arbiter, owner, Watch([], 1))
+            for feed in feeds
+            for i in range(self.count)
+        ]
+        self.decoded = [0] * len(self.lines)
         for i, line in enumerate(self.lines):
-            line._hear(self._counting(i, feed.session().receive))
+            line._hear(self._counting(i, line.feed.session().receive))
 
     def _counting(self, line: int, receive: Receive) -> Receive:
         def counting(frame: bytes, received_ns: int, out: Sink) -> None:
@@ -291,6 +308,19 @@ def test_what_is_known_by_its_bytes_is_what_a_full_decode_finds(
         judge.bring(line, of_its_own(frame, line))
     assert told(lines) == told(judge)
     assert sum(judge.decoded) >= len(set(arrivals))
+
+
+@pytest.mark.parametrize("winner", ["json", "sbe"])
+def test_each_of_two_encodings_is_decoded_once(winner: str) -> None:
+    lines = Lines("binance", "spot", "bbo", feed="both")
+    json, sbe = ((0, 1), (2, 3)) if lines.lines[0].feed.head is None else ((2, 3), (0, 1))
+    order = (*json, *sbe) if winner == "json" else (*sbe, *json)
+    for id in range(100, 110):
+        for line in order:
+            lines.bring(line, binance_quote(id, 0) if line in json else sbe_quote(id))
+    assert [lines.decoded[line] for line in order] == [10, 0, 10, 0]
+    assert [lines.counts[line] for line in order] == [(10, 0), (0, 10), (0, 10), (0, 10)]
+    assert lines.lines[order[0]].port.wait.count == 10
 
 
 def test_what_a_line_missed_is_skipped_in_the_order_of_first_copies() -> None:

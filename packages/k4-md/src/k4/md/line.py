@@ -177,14 +177,15 @@ class Line:
             port.calls = 0
             receive(payload, received_ns, port)
             new = port.entry
-            if new is None or port.calls != 1:
+            if new is None or new is entry or port.calls != 1:
                 return
             if entry is not None:  # of two updates of one name neither can be told by it
                 arbiter.forget_frame(name)
                 return
             memo[name] = new
-            new[NAME] = name
-            tail[0][NEXT] = last = tail[0] = new
+            if new[NAME] is None:  # else it is an update of another feed, in bytes of this one
+                new[NAME] = name
+                tail[0][NEXT] = last = tail[0] = new
             if len(memo) > RECENT:
                 arbiter.forget_frames()
 

@@ -482,6 +482,8 @@ def _copy(port: Port, s: Slot, id: int) -> None:
     entry = s.recent.get(id) if s.recent is not None else None
     if entry is not None:
         port.copied(entry)
+        if s.floor_us or not s.gate:  # see `_let_copies_be_known`
+            port.entry = entry
     elif id == s.last or s.kind in TRADES:
         port.repeats += 1
     else:
