@@ -357,6 +357,74 @@ def test_trades_of_the_proof_are_not_lost() -> None:
     assert bench.resets == 1
 
 
+@pytest.mark.parametrize("middle", [(0, 1), (0,), (1,), ()])
+@pytest.mark.parametrize("first", [3_000_000_000, 2_000_000_000])
+def test_two_resets_with_one_trade_between_are_two(first: int, middle: tuple[int, ...]) -> None:
+    """Nothing but the second one proves the first. The deeper fall is the first or the second."""
+    bench = trades()
+    for id in range(first, first + 10):
+        for line in (0, 1):
+            bench.trade(line, id, us=bench.now // 1000)
+    bench.now += 100 * MS
+    for line in middle:
+        bench.trade(line, 1_300_000_000, us=bench.now // 1000)
+    for id in (500_000_000, 500_000_001, 500_000_002):
+        bench.now += 100 * MS
+        for line in (0, 1):
+            bench.trade(line, id, us=bench.now // 1000)
+    bench.wait(3.0)
+    for line in (0, 1):
+        bench.trade(line, 500_000_003, us=bench.now // 1000)
+    between = [1_300_000_000] if middle else []
+    assert bench.published() == [
+        *range(first, first + 10),
+        *between,
+        *range(500_000_000, 500_000_004),
+    ]
+    assert bench.resets == 1 + len(between)
+    slot = bench.arbiter.live_slots()[0]
+    assert slot.gaps is not None
+    assert (slot.gaps.figures(), slot.generation) == ((0, 0, 0), bench.resets)
+    assert sum(port.stale for port in bench.ports) == 0
+
+
+def test_two_resets_with_one_quote_between_are_one() -> None:
+    bench = quotes(lines=3)
+    for line in (0, 1, 2):
+        bench.quote(line, 3_000_000_000)
+    bench.now += 100 * MS
+    for line in (0, 2):
+        bench.quote(line, 1_300_000_000)
+    for id in (500_000_000, 500_000_001, 500_000_002):
+        bench.now += 100 * MS
+        for line in (0, 1):
+            bench.quote(line, id)
+    bench.wait(3.0)
+    bench.quote(2, 1_300_000_001)  # a line that is still between the two
+    bench.quote(0, 500_000_003)
+    bench.quote(2, 500_000_004)
+    assert bench.published() == [3_000_000_000, *range(500_000_002, 500_000_005)]
+    assert bench.resets == 1
+
+
+def test_a_reset_behind_the_one_that_is_proved_waits_for_its_own_proof() -> None:
+    bench = trades()
+    for line in (0, 1):
+        bench.trade(line, 3_000_000_000, us=bench.now // 1000)
+    for id in (1_300_000_000, 1_300_000_001):
+        bench.now += 100 * MS
+        bench.trade(0, id, us=bench.now // 1000)
+    bench.now += 100 * MS
+    bench.trade(1, 500_000_000, us=bench.now // 1000)
+    bench.wait(3.0)
+    assert bench.published() == [3_000_000_000, 1_300_000_000, 1_300_000_001]
+    assert bench.resets == 1
+    bench.trade(1, 500_000_001, us=bench.now // 1000)
+    bench.wait(3.0)
+    assert bench.published()[3:] == [500_000_000, 500_000_001]
+    assert bench.resets == 2
+
+
 def test_a_line_that_brought_only_known_copies_since_a_reset_is_in_the_new_generation() -> None:
     """An id without a record has no time that could tell."""
     bench = trades()

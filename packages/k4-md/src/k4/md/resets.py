@@ -55,7 +55,8 @@ class Fallen:
 
     height: the id it fell from; a line that is above it again was merely out of order. drop: the
     deepest fall, after which everything here counts: smaller ones before it were disorder of the
-    old generation, smaller ones after it are disorder of the new. last: the highest id since then.
+    old generation, smaller ones after it are disorder of the new. A further fall that no disorder
+    explains is another reset, and the drop is then how far all went. last: the highest id since.
     rose_ns: when the last two that rose came, 0 before them. began_ns: the arbiter's `awake_ns`
     when its ids dropped first. held: what it brought. taken: what those messages did to the ledger
     of gaps of the generation that may be over.
@@ -66,7 +67,8 @@ class Fallen:
     def __init__(self, height: int, id: int, now_ns: int, began_ns: int) -> None:
         self.height = height
         self.began_ns = began_ns
-        self.held: list[Held] = []
+        self.held: list[Held]
+        self.taken: Figures
         self.fall(height - id, id, now_ns)
 
     def fall(self, drop: int, id: int, now_ns: int) -> None:
@@ -74,8 +76,16 @@ class Fallen:
         self.drop = drop
         self.last = id
         self.rose_ns = (0, now_ns)
-        self.held.clear()
+        self.held = []
         self.taken = (0, 0, 0)
+
+    def fall_again(self, id: int, now_ns: int, keep: bool) -> None:
+        """Another reset, before the former one was proved. keep: what it had brought until then."""
+        held, taken = self.held, self.taken
+        was_disorder = self.drop <= WINDOW_IDS
+        self.fall(self.height - id, id, now_ns)
+        if keep and not was_disorder:
+            self.held, self.taken = held, taken
 
     def rise(self, id: int, now_ns: int) -> None:
         """One more small id above the small ones before."""
@@ -95,7 +105,7 @@ class Fallen:
         if only_newest:
             if self.held and self.held[0].id > held.id:
                 return
-            self.held.clear()
+            self.held = []
         if len(self.held) < WINDOW_IDS:
             self.held.append(held)
 
@@ -292,7 +302,7 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> None:
         return
     slot = s.slot
     waited = now_ns - s.advance_ns >= arbiter.reset_ns
-    fallen = _fallen(arbiter, s) if waited else []
+    fallen, low = _fallen(arbiter, s) if waited else ([], 0)
     held = [(port, h) for port in fallen for h in port.fallen[slot].held]
     if not held:
         s.proved_ns = 0
@@ -305,14 +315,21 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> None:
         if patient or any(port.answers for port in arbiter.ports):
             return
     s.proved_ns = 0
-    brought = sorted((h for _, h in held), key=lambda h: h.local_ns)
-    timed = next((h for h in brought if h.us), brought[0])
-    _open(arbiter, s, timed.us, brought[0].id)
-    for port in fallen:
-        port.generation[slot] = s.generation
-    held.sort(key=lambda pair: (pair[1].id, pair[1].local_ns))
-    for port, h in held:
-        _publish_held(port, s, h)
+    before, later = _generations(s, held, low)
+    for generation in before:
+        brought = sorted((h for _, h in generation), key=lambda h: h.local_ns)
+        timed = next((h for h in brought if h.us), brought[0])
+        _open(arbiter, s, timed.us, brought[0].id)
+        for port in fallen:
+            port.generation[slot] = s.generation
+        generation.sort(key=lambda pair: (pair[1].id, pair[1].local_ns))
+        for port, h in generation:
+            _publish_held(port, s, h)
+    for port, h in later:  # of a reset that is yet to be proved
+        again = port.fallen.get(slot)
+        if again is None:
+            again = port.fallen[slot] = Fallen(s.last, h.id, now_ns, arbiter.awake_ns)
+        again.hold(h, only_newest=False)
     s.advance_ns = now_ns
 
 
@@ -332,12 +349,34 @@ def _roll_called(arbiter: Arbiter, since_ns: int, now_ns: int) -> bool:
     return False
 
 
-def _fallen(arbiter: Arbiter, s: Slot) -> list[Port]:
+def _generations(
+    s: Slot, held: list[tuple[Port, Held]], low: int
+) -> tuple[list[list[tuple[Port, Held]]], list[tuple[Port, Held]]]:
+    """What was held, by generation, up to the one that is proved and has `low`; what came after.
+
+    Trades tell one generation from another by a distance that no window bridges. Of quotes and
+    books only the newest was held.
+    """
+    if s.kind not in TRADES:
+        return [held], []
+    runs: list[list[tuple[Port, Held]]] = []
+    for pair in sorted(held, key=lambda pair: pair[1].id):
+        if not runs or pair[1].id - runs[-1][-1][1].id > WINDOW_IDS:
+            runs.append([])
+        runs[-1].append(pair)
+    runs.sort(key=lambda run: min(h.local_ns for _, h in run))
+    away = [min(abs(h.id - low) for _, h in run) for run in runs]
+    proved = away.index(min(away)) + 1
+    return runs[:proved], [pair for run in runs[proved:] for pair in run]
+
+
+def _fallen(arbiter: Arbiter, s: Slot) -> tuple[list[Port], int]:
     """The lines that are in the new generation, if one of them proves it: by two ids that rose
-    while no line brought one above the last.
+    while no line brought one above the last. And the id that it has come to.
 
     A line that is still in the old one and out of order there has fallen as well, though not as
-    deep: its ids are nearer to the old ones.
+    deep: its ids are nearer to the old ones. One that has only reached a generation between the two
+    has trades of that to tell, but no quote that counts.
     """
     slot = s.slot
     fallen = []
@@ -351,9 +390,19 @@ def _fallen(arbiter: Arbiter, s: Slot) -> list[Port]:
     falls = [port.fallen[slot] for port in fallen]
     proofs = [fall for fall in falls if fall.rose_ns[0] >= s.advance_ns]
     if not proofs:
-        return []
-    low = max(proofs, key=lambda fall: fall.drop).last
-    return [port for port in fallen if 2 * port.fallen[slot].last <= low + s.last]
+        return [], 0
+    low, trades = max(proofs, key=lambda fall: fall.drop).last, s.kind in TRADES
+    found = []
+    for port in fallen:
+        last = port.fallen[slot].last
+        is_near = 2 * last <= low + s.last
+        if (
+            (is_near or s.last - last > WINDOW_IDS)
+            if trades
+            else is_near and last - low <= WINDOW_IDS
+        ):
+            found.append(port)
+    return found, low
 
 
 def _publish_held(port: Port, s: Slot, h: Held) -> None:
@@ -393,7 +442,9 @@ def _fall(port: Port, s: Slot, own: int, id: int, us: int) -> Fallen | None:
         return None
     if fallen is not None:
         if own < fallen.height and id < fallen.height:
-            if own - id >= fallen.drop:
+            if own - id > WINDOW_IDS:
+                fallen.fall_again(id, port.now, keep=s.kind in TRADES)
+            elif own - id >= fallen.drop:
                 fallen.fall(own - id, id, port.now)
             elif id > fallen.last:
                 fallen.rise(id, port.now)
