@@ -252,13 +252,18 @@ def test_a_reset_in_a_quiet_market_is_seen_when_two_seconds_and_the_lines_answer
     case.venue.rate = 0.0
     case.clock.advance(9.0)
     case.venue.update["BTCUSDT"] = 100
-    for _ in range(2):
-        case.venue.event("BTCUSDT")
-        case.clock.advance(1.4)
-    pings = [peer.received.count(("ping", b"")) for peer in case.peers()]
+    case.venue.event("BTCUSDT")
+    case.clock.advance(1.4)
+    case.venue.event("BTCUSDT")
+    before = [pings(peer) for peer in case.peers()]
+    case.clock.advance(0.6)
+    assert [pings(peer) - n for peer, n in zip(case.peers(), before, strict=True)] == [1] * lines
     assert case.figures()["resets"] == 1
     assert case.quotes["BTCUSDT"][-1] == case.venue.update["BTCUSDT"] < 200
-    assert len(pings) == lines
+
+
+def pings(peer: MemoryPeer) -> int:
+    return sum(kind == "ping" for kind, _ in peer.received)
 
 
 def test_a_quiet_market_is_asked_again_and_never_called_a_stall(make: Callable[..., Case]) -> None:

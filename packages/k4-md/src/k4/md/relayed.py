@@ -174,8 +174,8 @@ class RelayedPort(Port):
             self.publish(s, id, values, local_ns)
 
     def offer(self, cell: Cell, s: Slot, record: memoryview, in_order: bool) -> None:
-        """Judge one record. in_order: its sequence is above all of this slot that the session brought
-        before."""
+        """Judge one record. in_order: its sequence is above all that the session brought of this
+        slot before."""
         words = record.cast("Q")
         id = words[_ID[cell.kind]]
         us = words[_TRADE_US] or words[_EVENT_US]
