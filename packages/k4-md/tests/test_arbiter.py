@@ -15,7 +15,7 @@ from k4.core.limits import Limits
 from k4.core.records import Bookticker, Depth5, Record, Trade
 from k4.core.ring import RingWriter
 from k4.core.window import WINDOW_IDS
-from k4.md.arbiter import Arbiter, Port
+from k4.md.arbiter import MOST_LEAVING, Arbiter, Port
 from k4.md.feed import Channel, Ids, Reset
 
 SECOND = 1_000_000_000
@@ -386,6 +386,58 @@ def test_two_resets_with_one_trade_between_are_two(first: int, middle: tuple[int
     assert slot.gaps is not None
     assert (slot.gaps.figures(), slot.generation) == ((0, 0, 0), bench.resets)
     assert sum(port.stale for port in bench.ports) == 0
+
+
+def test_a_trade_of_a_reset_that_only_a_closed_line_brought_waits_for_the_proof() -> None:
+    """However long that takes: hardly anything happens."""
+    bench = trades()
+    for line in (0, 1):
+        bench.trade(line, 3_000_000_000, us=bench.now // 1000)
+    bench.now += 100 * MS
+    bench.trade(0, 500_000_000, us=bench.now // 1000)
+    bench.arbiter.close(bench.ports.pop(0))
+    bench.wait(60.0)
+    for id in (500_000_001, 500_000_002):
+        bench.now += 100 * MS
+        bench.trade(0, id, us=bench.now // 1000)
+    bench.wait(3.0)
+    assert bench.published() == [3_000_000_000, 500_000_000, 500_000_001, 500_000_002]
+    assert (bench.resets, bench.arbiter.leaving) == (1, [])
+
+
+def test_what_closed_lines_brought_out_of_order_is_not_held_for_ever() -> None:
+    bench = trades(lines=0)
+    for i in range(2 * MOST_LEAVING):
+        port = bench.arbiter.port(f"line{i}", lambda event: None)
+        bench.ports = [port]
+        bench.trade(0, 3_000_000_000)
+        bench.trade(0, 2_999_999_990 - i)
+        bench.arbiter.close(port)
+        bench.wait(0.1)
+    assert len(bench.arbiter.leaving) == MOST_LEAVING
+    bench.ports = [bench.arbiter.port("last", lambda event: None)]
+    bench.wait(12.0)
+    bench.trade(0, 3_000_000_001)
+    bench.wait(0.1)
+    assert (bench.arbiter.leaving, bench.resets) == ([], 0)
+
+
+def test_a_trade_of_a_reset_that_only_a_new_line_brought_waits_for_the_proof() -> None:
+    """The line has brought nothing before, so its ids have not dropped: others must prove it."""
+    bench = trades(lines=3)
+    for line in (0, 1):
+        bench.trade(line, 3_000_000_000, us=bench.now // 1000)
+    for id in (500_000_000, 500_000_001):
+        bench.now += 100 * MS
+        bench.trade(2, id, us=bench.now // 1000)
+    bench.wait(5.0)
+    assert bench.resets == 0
+    for id in (500_000_002, 500_000_003):
+        bench.now += 100 * MS
+        bench.trade(0, id, us=bench.now // 1000)
+    bench.wait(3.0)
+    assert bench.published() == [3_000_000_000, *range(500_000_000, 500_000_004)]
+    assert bench.resets == 1
 
 
 def test_two_resets_with_one_quote_between_are_one() -> None:
@@ -953,5 +1005,8 @@ def test_too_late_is_counted() -> None:
     bench.trade(0, ids[-1] + 2)
     bench.trade(1, 10)
     slot = bench.arbiter.live_slots()[0]
+    assert slot.too_late == 0  # a reset's, perhaps
+    bench.trade(1, ids[-1] + 3)
+    bench.wait(3.0)
     assert slot.too_late == 1
-    assert bench.published()[-1] == ids[-1] + 2
+    assert bench.published()[-1] == ids[-1] + 3

@@ -36,6 +36,7 @@ from k4.md.slots import (
 )
 
 NO_LEVELS = ((0.0, 0.0),) * 5
+MOST_LEAVING = 64
 BITS = 60  # ports that may exist at once; a bit rests before it is used again
 
 
@@ -577,8 +578,16 @@ class Arbiter:
             resets.consider(self, slot, now_ns)
             slot.forget(now_ns - int(self.limits.trade_window * 1e9))
         if self.leaving:
-            overdue = now_ns - 2 * self.reset_ns
-            self.leaving = [p for p in self.leaving if p.fallen and p.latest_ns > overdue]
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget closed lines whose last messages were no reset's: the old ids went on."""
+        for port in self.leaving:
+            for number, fallen in list(port.fallen.items()):
+                slot = self.slots[number]
+                if slot and slot.advance_ns - fallen.rose_ns[1] > resets.PATIENCE * self.reset_ns:
+                    del port.fallen[number]
+        self.leaving = [port for port in self.leaving if port.fallen][-MOST_LEAVING:]
 
     def _retire(self, entries: Sequence[Entry]) -> None:
         """Account for updates of which no further copy is awaited."""

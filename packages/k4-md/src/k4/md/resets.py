@@ -59,13 +59,17 @@ class Fallen:
     explains is another reset, and the drop is then how far all went. last: the highest id since.
     rose_ns: when the last two that rose came, 0 before them. began_ns: the arbiter's `awake_ns`
     when its ids dropped first. held: what it brought. taken: what those messages did to the ledger
-    of gaps of the generation that may be over.
+    of gaps of the generation that may be over. proves: False for a line that began below the last
+    id: it may lag, so others have to prove the reset, but what it brought is held with theirs.
     """
 
-    __slots__ = ("began_ns", "drop", "height", "held", "last", "rose_ns", "taken")
+    __slots__ = ("began_ns", "drop", "height", "held", "last", "proves", "rose_ns", "taken")
 
-    def __init__(self, height: int, id: int, now_ns: int, began_ns: int) -> None:
+    def __init__(
+        self, height: int, id: int, now_ns: int, began_ns: int, proves: bool = True
+    ) -> None:
         self.height = height
+        self.proves = proves
         self.began_ns = began_ns
         self.held: list[Held]
         self.taken: Figures
@@ -385,10 +389,10 @@ def _fallen(arbiter: Arbiter, s: Slot) -> tuple[list[Port], int]:
             continue
         if port.own[slot] < port.fallen[slot].height:
             fallen.append(port)
-        else:  # it caught up since
-            del port.fallen[slot]
+        else:
+            _caught_up(port, s)
     falls = [port.fallen[slot] for port in fallen]
-    proofs = [fall for fall in falls if fall.rose_ns[0] >= s.advance_ns]
+    proofs = [fall for fall in falls if fall.proves and fall.rose_ns[0] >= s.advance_ns]
     if not proofs:
         return [], 0
     low, trades = max(proofs, key=lambda fall: fall.drop).last, s.kind in TRADES
@@ -437,8 +441,8 @@ def _fall(port: Port, s: Slot, own: int, id: int, us: int) -> Fallen | None:
     slot = s.slot
     fallen = port.fallen.get(slot)
     if id > s.last or _is_old(s, id, us):
-        if id > s.last:
-            port.fallen.pop(slot, None)
+        if id > s.last and fallen is not None:
+            _caught_up(port, s)
         return None
     if fallen is not None:
         if own < fallen.height and id < fallen.height:
@@ -449,11 +453,21 @@ def _fall(port: Port, s: Slot, own: int, id: int, us: int) -> Fallen | None:
             elif id > fallen.last:
                 fallen.rise(id, port.now)
             return fallen
-        del port.fallen[slot]
-    if own < 0 or id >= own:
+        _caught_up(port, s)
+    proves = own >= 0
+    if not proves:
+        own = s.last - WINDOW_IDS
+    if id >= own:
         return None
-    fallen = port.fallen[slot] = Fallen(own, id, port.now, port.arbiter.awake_ns)
+    fallen = port.fallen[slot] = Fallen(own, id, port.now, port.arbiter.awake_ns, proves)
     return fallen
+
+
+def _caught_up(port: Port, s: Slot) -> None:
+    """A line's ids are where they were: it was no reset."""
+    fallen = port.fallen.pop(s.slot)
+    if not fallen.proves and s.kind in TRADES:  # so it lagged, and these are too old to be placed
+        s.too_late += sum(not h.published for h in fallen.held)
 
 
 def _is_old(s: Slot, id: int, us: int) -> bool:
