@@ -440,6 +440,29 @@ def test_a_trade_of_a_reset_that_only_a_new_line_brought_waits_for_the_proof() -
     assert bench.resets == 1
 
 
+def test_of_two_resets_the_one_that_comes_late_is_still_the_first() -> None:
+    """A line that lags brings the trades between the two behind what came after them, and then an
+    id without a record, of those times."""
+    bench = trades(lines=3)
+    for line in (0, 1, 2):
+        bench.trade(line, 3_000_000_000, us=bench.now // 1000)
+    between = bench.now // 1000 + 100_000
+    bench.now += 200 * MS
+    bench.trade(0, 500_000_000, us=bench.now // 1000)
+    for id in (1_300_000_000, 1_300_000_001):
+        bench.trade(2, id, us=between)
+    bench.now += 100 * MS
+    bench.trade(0, 500_000_001, us=bench.now // 1000)
+    bench.wait(3.0)
+    bench.ports[2].skip(Kind.TRADE, 1_300_000_002)
+    for id in (500_000_002, 500_000_003):
+        bench.trade(0, id, us=bench.now // 1000)
+    bench.wait(3.0)
+    trades_between = [1_300_000_000, 1_300_000_001]
+    assert bench.published() == [3_000_000_000, *trades_between, *range(500_000_000, 500_000_004)]
+    assert (bench.resets, bench.ports[2].stale) == (2, 1)
+
+
 def test_two_resets_with_one_quote_between_are_one() -> None:
     bench = quotes(lines=3)
     for line in (0, 1, 2):

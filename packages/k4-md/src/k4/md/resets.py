@@ -320,11 +320,12 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> None:
             return
     s.proved_ns = 0
     before, later = _generations(s, held, low)
+    arrived = [port for port in fallen if abs(port.fallen[slot].last - low) <= WINDOW_IDS]
     for generation in before:
         brought = sorted((h for _, h in generation), key=lambda h: h.local_ns)
         timed = next((h for h in brought if h.us), brought[0])
         _open(arbiter, s, timed.us, brought[0].id)
-        for port in fallen:
+        for port in arrived:
             port.generation[slot] = s.generation
         generation.sort(key=lambda pair: (pair[1].id, pair[1].local_ns))
         for port, h in generation:
@@ -368,7 +369,7 @@ def _generations(
         if not runs or pair[1].id - runs[-1][-1][1].id > WINDOW_IDS:
             runs.append([])
         runs[-1].append(pair)
-    runs.sort(key=lambda run: min(h.local_ns for _, h in run))
+    runs.sort(key=lambda run: min(h.us or h.local_ns // 1000 for _, h in run))
     away = [min(abs(h.id - low) for _, h in run) for run in runs]
     proved = away.index(min(away)) + 1
     return runs[:proved], [pair for run in runs[proved:] for pair in run]
