@@ -339,16 +339,8 @@ class Port:
         if s.recent is not None:
             self.calls += 1
             mark = self.own[s.slot] if s.unordered else id
-            self.entry = s.recent[id] = [
-                None,
-                None,
-                local_ns,
-                self.wait_bins,
-                self.bit,
-                s.slot,
-                mark,
-                self,
-            ]
+            bins, bit = self.wait_bins, self.bit
+            self.entry = s.recent[id] = [None, None, local_ns, bins, bit, s.slot, mark, self]
             if len(s.recent) > RECENT:
                 s.retire_some()
         if s.taps:
@@ -362,16 +354,8 @@ class Port:
             self.publish(s, id, values, local_ns)
         elif s.recent is not None:
             self.calls += 1
-            self.entry = s.recent[id] = [
-                None,
-                None,
-                local_ns,
-                self.wait_bins,
-                self.bit,
-                s.slot,
-                id,
-                self,
-            ]
+            bins, bit = self.wait_bins, self.bit
+            self.entry = s.recent[id] = [None, None, local_ns, bins, bit, s.slot, id, self]
             if len(s.recent) > RECENT:
                 s.retire_some()
 
