@@ -31,6 +31,7 @@ class Venue:
         self.bench = bench
         self.after_ns: int | None = 50 * MS
         self.full = False
+        self.over = False
         self.asked: list[int] = []
         self.answered_ns = START  # it is known to answer
 
@@ -403,6 +404,113 @@ def test_a_trade_of_a_reset_that_only_a_closed_line_brought_waits_for_the_proof(
     bench.wait(3.0)
     assert bench.published() == [3_000_000_000, 500_000_000, 500_000_001, 500_000_002]
     assert (bench.resets, bench.arbiter.leaving) == (1, [])
+
+
+def test_a_trade_of_a_reset_that_a_line_brings_while_it_closes_waits_for_the_proof() -> None:
+    """The connection of a replaced line still brings what the venue sent before its close."""
+    bench = trades(lines=3, answering=True)
+    for line in (0, 1, 2):
+        bench.trade(line, 3_000_000_000, us=bench.now // 1000)
+    for id in (500_000_000, 500_000_001):
+        bench.now += 100 * MS
+        bench.trade(1, id, us=bench.now // 1000)
+    closing = bench.ports[0]
+    bench.arbiter.close(closing)
+    bench.wait(0.5)
+    assert bench.arbiter.leaving == [closing]
+    bench.trade(0, 500_000_002, us=bench.now // 1000)
+    bench.venues[0].over = True
+    bench.now += 100 * MS
+    bench.trade(1, 500_000_003, us=bench.now // 1000)
+    bench.wait(3.0)
+    assert bench.published() == [3_000_000_000, *range(500_000_000, 500_000_004)]
+    assert (bench.resets, bench.arbiter.leaving) == (1, [])
+
+
+def test_an_heir_is_in_the_generation_of_its_predecessor() -> None:
+    """The predecessor brought nothing since a reset. The heir's first id has no time: that it is
+    below those of before the reset is no proof of another one."""
+    bench = trades(lines=3)
+    for line in (0, 1, 2):
+        bench.trade(line, 3_000_000_000, us=bench.now // 1000)
+    for id in range(1_300_000_000, 1_300_000_004):
+        bench.now += 100 * MS
+        bench.trade(0, id, us=bench.now // 1000)
+    bench.wait(3.0)
+    heir = bench.arbiter.port("heir", lambda event: None, heir_of=bench.ports[1])
+    heir.skip(Kind.TRADE, 1_300_000_003)
+    assert (bench.resets, heir.fallen) == (1, {})
+
+
+def test_a_second_reset_is_proved_by_a_silence_of_its_own() -> None:
+    """Its first trades come just when the former one is proved, and the fastest line has lost one
+    that another brings."""
+    bench = trades()
+    for line in (0, 1):
+        bench.trade(line, 3_000_000_000, us=bench.now // 1000)
+    for id in (1_300_000_000, 1_300_000_001):
+        bench.now += 100 * MS
+        for line in (0, 1):
+            bench.trade(line, id, us=bench.now // 1000)
+    bench.wait(1.7)
+    sent = bench.now // 1000
+    bench.trade(0, 500_000_001, us=sent + 1_000)
+    bench.trade(0, 500_000_002, us=sent + 2_000)
+    bench.wait(0.2)
+    assert bench.resets == 1
+    for number in range(3):
+        bench.trade(1, 500_000_000 + number, us=sent + 1_000 * number)
+    bench.wait(3.0)
+    between = [1_300_000_000, 1_300_000_001]
+    assert bench.published() == [3_000_000_000, *between, *range(500_000_000, 500_000_003)]
+    assert (bench.resets, sum(port.stale for port in bench.ports)) == (2, 0)
+
+
+def test_of_two_resets_at_once_the_later_one_may_have_the_higher_ids() -> None:
+    """It is then no fall from the first, but a gap."""
+    bench = trades()
+    for line in (0, 1):
+        bench.trade(line, 3_000_000_000, us=bench.now // 1000)
+    for id in (500_000_000, 500_000_001, 1_300_000_000, 1_300_000_001):
+        bench.now += 100 * MS
+        for line in (0, 1):
+            bench.trade(line, id, us=bench.now // 1000)
+    bench.wait(3.0)
+    bench.trade(0, 1_300_000_002, us=bench.now // 1000)
+    assert bench.published()[1:] == [500_000_000, 500_000_001, *range(1_300_000_000, 1_300_000_003)]
+    slot = bench.arbiter.live_slots()[0]
+    assert slot.gaps is not None
+    assert (bench.resets, slot.gaps.figures()) == (1, (799_999_998, 0, 1))
+
+
+@pytest.mark.parametrize("kind", ["trade", "timed", "untimed"])
+def test_a_reset_that_follows_one_that_most_lines_missed_is_proved(kind: str) -> None:
+    """Only one line, which is gone since, brought what proved the first. The others' ids fall by
+    both resets at once."""
+    bench = trades(lines=3) if kind == "trade" else quotes(lines=3)
+
+    def bring(line: int, id: int) -> None:
+        if kind == "trade":
+            bench.trade(line, id, us=bench.now // 1000)
+        else:
+            bench.quote(line, id, us=bench.now // 1000 if kind == "timed" else 0)
+
+    for line in (0, 1, 2):
+        bring(line, 3_000_000_000)
+    for id in (1_300_000_000, 1_300_000_001):
+        bench.now += 100 * MS
+        bring(0, id)
+    bench.wait(3.0)
+    assert bench.resets == 1
+    bench.arbiter.close(bench.ports[0])
+    for id in range(500_000_000, 500_000_004):
+        bench.now += 100 * MS
+        bring(1, id)
+        bring(2, id)
+    bench.wait(3.0)
+    bring(1, 500_000_004)
+    assert bench.resets == 2
+    assert bench.published()[-1] == 500_000_004
 
 
 def test_what_closed_lines_brought_out_of_order_is_not_held_for_ever() -> None:

@@ -52,6 +52,11 @@ class Peer(Protocol):
         """When the newest question that was answered was asked, 0 before the first."""
         ...
 
+    @property
+    def over(self) -> bool:
+        """Whether it will bring nothing any more."""
+        ...
+
 
 class Port:
     """One line's way into the arbiter: its Sink, and what this line has done.
@@ -152,6 +157,11 @@ class Port:
     def answered(self, since_ns: int) -> bool:
         """Whether a question of `since_ns` or later was answered."""
         return self.peer is not None and self.peer.answered_ns >= since_ns
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing comes any more."""
+        return self.peer is None or self.peer.over
 
     # Sink: the hot path
 
@@ -453,7 +463,7 @@ class Arbiter:
         self._heard_ns = self.ticked_ns = now_ns
         self.on_reset = on_reset
         self.ports: list[Port] = []
-        self.leaving: list[Port] = []  # closed, with messages that wait for the proof of a reset
+        self.leaving: list[Port] = []  # closed: still closing, or with a reset's messages held
         self.memo: dict[bytes, Entry] = {}
         self._tails: dict[str, list[Entry]] = {}
         self._bits = deque(1 << i for i in range(BITS))
@@ -489,6 +499,7 @@ class Arbiter:
         port = Port(self, name, self._bits.popleft(), on_control, peer)
         if heir_of is not None:
             port.own = list(heir_of.own)
+            port.generation = list(heir_of.generation)
             port.fallen = dict(heir_of.fallen)  # shared: one fall, whoever goes on with it
         else:
             for slot in self.live_slots():
@@ -511,13 +522,13 @@ class Arbiter:
         port.serving_ns = 0
 
     def close(self, port: Port) -> None:
-        """The line is gone for good."""
+        """The line serves no more. What it brings until its connection has ended counts all the
+        same: of a reset it may be the only one."""
         self.depart(port)
         if port in self.ports:
             self.ports.remove(port)
             self._bits.append(port.bit)
-            if port.fallen:
-                self.leaving.append(port)
+            self.leaving.append(port)
 
     def tail(self, feed: str) -> list[Entry]:
         """The end of a feed's chain: a list that holds the newest of its links."""
@@ -565,13 +576,15 @@ class Arbiter:
             self._let_go()
 
     def _let_go(self) -> None:
-        """Forget closed lines whose last messages were no reset's: the old ids went on."""
+        """Forget closed lines that have ended and whose last messages were no reset's: the old ids
+        went on."""
         for port in self.leaving:
             for number, fallen in list(port.fallen.items()):
                 slot = self.slots[number]
                 if slot and slot.advance_ns - fallen.rose_ns[1] > resets.PATIENCE * self.reset_ns:
                     del port.fallen[number]
-        self.leaving = [port for port in self.leaving if port.fallen][-MOST_LEAVING:]
+        leaving = [port for port in self.leaving if port.fallen or not port.over]
+        self.leaving = leaving[-MOST_LEAVING:]
 
     def _retire(self, entries: Sequence[Entry]) -> None:
         """Account for updates of which no further copy is awaited."""

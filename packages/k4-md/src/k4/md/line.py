@@ -122,6 +122,10 @@ class Line:
     def answered_ns(self) -> int:
         return self.link.answered_ns
 
+    @property
+    def over(self) -> bool:
+        return self.link.state is LinkState.STOPPED
+
     def _hear(self, receive: Callable[[bytes, int, Sink], None]) -> None:
         """Make `message`, the hot path's only stop between the transport and a session.
 

@@ -83,18 +83,23 @@ class Fallen:
         self.held = []
         self.taken = (0, 0, 0)
 
-    def fall_again(self, id: int, now_ns: int, keep: bool) -> None:
-        """Another reset, before the former one was proved. keep: what it had brought until then."""
+    def follow(self, own: int, id: int, now_ns: int, keep: bool) -> None:
+        """The line brought `id` after `own`. keep: of two resets what came between them."""
+        if own - id > WINDOW_IDS:
+            self._fall_again(id, now_ns, keep)
+        elif own - id >= self.drop:
+            self.fall(own - id, id, now_ns)
+        elif id > self.last:
+            self.last = id
+            self.rose_ns = (self.rose_ns[1], now_ns)
+
+    def _fall_again(self, id: int, now_ns: int, keep: bool) -> None:
+        """Another reset, before the former one was proved."""
         held, taken = self.held, self.taken
         was_disorder = self.drop <= WINDOW_IDS
         self.fall(self.height - id, id, now_ns)
         if keep and not was_disorder:
             self.held, self.taken = held, taken
-
-    def rise(self, id: int, now_ns: int) -> None:
-        """One more small id above the small ones before."""
-        self.last = id
-        self.rose_ns = (self.rose_ns[1], now_ns)
 
     def took(self, before: Figures, after: Figures) -> None:
         """The ledger of gaps went from `before` to `after` by one of its messages."""
@@ -279,7 +284,10 @@ def admits(port: Port, s: Slot, id: int, us: int) -> bool:
         belongs = belongs or (s.floor_us > 0 and own in recent)
     if belongs and port.generation[slot] != s.generation:
         port.generation[slot] = s.generation
-        port.own[slot] = -1  # that its ids dropped is no proof of yet another reset
+        # That its ids dropped is no proof of yet another reset, unless this one is newer than all,
+        # or, without a time, further below than lines lag.
+        again = us // 1000 > s.newest_us() // 1000 if us else s.last - id > WINDOW_IDS
+        port.own[slot] = s.last if again else -1
     return belongs
 
 
@@ -306,7 +314,7 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> None:
         return
     slot = s.slot
     waited = now_ns - s.advance_ns >= arbiter.reset_ns
-    fallen, low = _fallen(arbiter, s) if waited else ([], 0)
+    fallen = _fallen(arbiter, s) if waited else []
     held = [(port, h) for port in fallen for h in port.fallen[slot].held]
     if not held:
         s.proved_ns = 0
@@ -319,23 +327,16 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> None:
         if patient or any(port.answers for port in arbiter.ports):
             return
     s.proved_ns = 0
-    before, later = _generations(s, held, low)
-    arrived = [port for port in fallen if abs(port.fallen[slot].last - low) <= WINDOW_IDS]
-    for generation in before:
-        brought = sorted((h for _, h in generation), key=lambda h: h.local_ns)
-        timed = next((h for h in brought if h.us), brought[0])
-        _open(arbiter, s, timed.us, brought[0].id)
-        for port in arrived:
-            port.generation[slot] = s.generation
-        generation.sort(key=lambda pair: (pair[1].id, pair[1].local_ns))
-        for port, h in generation:
-            _publish_held(port, s, h)
-    for port, h in later:  # of a reset that is yet to be proved
-        again = port.fallen.get(slot)
-        if again is None:
-            again = port.fallen[slot] = Fallen(s.last, h.id, now_ns, arbiter.awake_ns)
-        again.hold(h, only_newest=False)
+    first, *later = _generations(s, held)
+    _open(arbiter, s, next((h.us for _, h in first if h.us), 0), first[0][1].id)
+    arrived = {port for port, _ in (*first, *(pair for run in later for pair in run))}
+    for port in arrived:
+        port.generation[slot] = s.generation
     s.advance_ns = now_ns
+    for port, h in first:
+        _publish_held(port, s, h)
+    for port in arrived:
+        _follow_on(port, s, [h for run in later for by, h in run if by is port])
 
 
 def _roll_called(arbiter: Arbiter, since_ns: int, now_ns: int) -> bool:
@@ -354,30 +355,48 @@ def _roll_called(arbiter: Arbiter, since_ns: int, now_ns: int) -> bool:
     return False
 
 
-def _generations(
-    s: Slot, held: list[tuple[Port, Held]], low: int
-) -> tuple[list[list[tuple[Port, Held]]], list[tuple[Port, Held]]]:
-    """What was held, by generation, up to the one that is proved and has `low`; what came after.
+def _generations(s: Slot, held: list[tuple[Port, Held]]) -> list[list[tuple[Port, Held]]]:
+    """What was held, by generation, oldest first, and in each by id.
 
-    Trades tell one generation from another by a distance that no window bridges. Of quotes and
-    books only the newest was held.
+    Trades tell one generation from another by a distance that no window bridges, and their order by
+    the venue's times; ids alone, without a record, have none and are dropped where they seem to be
+    above what came before. Of quotes and books only the newest was held.
     """
+    held.sort(key=lambda pair: (pair[1].id, pair[1].local_ns))
     if s.kind not in TRADES:
-        return [held], []
+        return [held]
     runs: list[list[tuple[Port, Held]]] = []
-    for pair in sorted(held, key=lambda pair: pair[1].id):
+    for pair in held:
         if not runs or pair[1].id - runs[-1][-1][1].id > WINDOW_IDS:
             runs.append([])
         runs[-1].append(pair)
     runs.sort(key=lambda run: min(h.us or h.local_ns // 1000 for _, h in run))
-    away = [min(abs(h.id - low) for _, h in run) for run in runs]
-    proved = away.index(min(away)) + 1
-    return runs[:proved], [pair for run in runs[proved:] for pair in run]
+    found = runs[:1]
+    for run in runs[1:]:
+        if run[0][1].id < found[-1][-1][1].id:
+            found.append(run)
+        elif any(h.us for _, h in run):  # nothing fell: in the same generation ids are missing
+            found[-1].extend(run)
+    return found
 
 
-def _fallen(arbiter: Arbiter, s: Slot) -> tuple[list[Port], int]:
+def _follow_on(port: Port, s: Slot, held: list[Held]) -> None:
+    """What a line brought after the generation that has opened is of a reset that is yet to be
+    proved, by a silence that begins with this generation's last id."""
+    own = s.last
+    for h in sorted(held, key=lambda h: h.local_ns):
+        fallen = port.fallen.get(s.slot)
+        if fallen is None:
+            fallen = port.fallen[s.slot] = Fallen(own, h.id, h.local_ns, port.arbiter.awake_ns)
+        else:
+            fallen.follow(own, h.id, h.local_ns, keep=True)
+        fallen.hold(h, only_newest=False)
+        own = h.id
+
+
+def _fallen(arbiter: Arbiter, s: Slot) -> list[Port]:
     """The lines that are in the new generation, if one of them proves it: by two ids that rose
-    while no line brought one above the last. And the id that it has come to.
+    while no line brought one above the last.
 
     A line that is still in the old one and out of order there has fallen as well, though not as
     deep: its ids are nearer to the old ones. One that has only reached a generation between the two
@@ -395,7 +414,7 @@ def _fallen(arbiter: Arbiter, s: Slot) -> tuple[list[Port], int]:
     falls = [port.fallen[slot] for port in fallen]
     proofs = [fall for fall in falls if fall.proves and fall.rose_ns[0] >= s.advance_ns]
     if not proofs:
-        return [], 0
+        return []
     low, trades = max(proofs, key=lambda fall: fall.drop).last, s.kind in TRADES
     found = []
     for port in fallen:
@@ -407,7 +426,7 @@ def _fallen(arbiter: Arbiter, s: Slot) -> tuple[list[Port], int]:
             else is_near and last - low <= WINDOW_IDS
         ):
             found.append(port)
-    return found, low
+    return found
 
 
 def _publish_held(port: Port, s: Slot, h: Held) -> None:
@@ -417,6 +436,7 @@ def _publish_held(port: Port, s: Slot, h: Held) -> None:
             if h.id > s.last:
                 s.last = h.id
                 s.time_us = h.us or s.time_us
+                s.advance_ns = h.local_ns
             if not h.published:
                 port.publish(s, h.id, h.values, h.local_ns)
     elif h.id > s.last:
@@ -447,12 +467,7 @@ def _fall(port: Port, s: Slot, own: int, id: int, us: int) -> Fallen | None:
         return None
     if fallen is not None:
         if own < fallen.height and id < fallen.height:
-            if own - id > WINDOW_IDS:
-                fallen.fall_again(id, port.now, keep=s.kind in TRADES)
-            elif own - id >= fallen.drop:
-                fallen.fall(own - id, id, port.now)
-            elif id > fallen.last:
-                fallen.rise(id, port.now)
+            fallen.follow(own, id, port.now, keep=s.kind in TRADES)
             return fallen
         _caught_up(port, s)
     proves = own >= 0
