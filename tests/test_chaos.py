@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from chaos.run import Plan, run
+from chaos.processes import run
+from chaos.run import Plan
 
 FORCED = {  # by the clock or by sheer number, within the seconds of a short run
     "ack_without_data",

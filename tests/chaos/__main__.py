@@ -8,11 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from itertools import product
 
 import uvloop
 
-from .run import Plan, run
+from . import processes, virtual
+from .run import RESET_SEC, Plan
 from .script import MARKETS
+
+LIMIT_SEC = 1_800.0  # of real time
 
 
 def main() -> int:
@@ -24,21 +28,30 @@ def main() -> int:
     add("--seed", type=int, default=1)
     add("--factor", type=float, default=20.0, help="all waits are divided by it")
     add("--rate", type=float, default=4_000.0, help="market events a second of real time")
+    add(
+        "--reset-sec", type=float, default=RESET_SEC, help="of the venue's time, between two resets"
+    )
+    add("--uneven", action="store_true", help="resets come now and then, some close together")
+    add("--virtual", action="store_true", help="in virtual time: --factor does not count")
+    add("--runs", type=int, default=1, help="so many runs, each with the next seed")
     add("--log-level", default="critical", help="of the gateway, on stderr")
     options = parser.parse_args()
     names = list(MARKETS) if options.venue == "all" else [options.venue]
     broken = 0
-    for name in names:
+    for seed, name in product(range(options.seed, options.seed + options.runs), names):
         plan = Plan(
             venue=name,
             messages=options.messages,
             rotations=options.rotations,
-            seed=options.seed,
+            seed=seed,
             factor=options.factor,
             rate=options.rate,
+            reset_sec=options.reset_sec,
+            uneven=options.uneven,
+            limit=LIMIT_SEC * (options.factor if options.virtual else 1.0),
             log_level=options.log_level,
         )
-        outcome = uvloop.run(run(plan))
+        outcome = virtual.run(plan) if options.virtual else uvloop.run(processes.run(plan))
         print(json.dumps(outcome.summary()), flush=True)
         broken += not outcome.ok
     return 1 if broken else 0

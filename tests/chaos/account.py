@@ -36,6 +36,7 @@ Table = npt.NDArray[np.void]
 TRADES = (Kind.TRADE, Kind.AGGTRADE)
 ON_ITS_WAY_US = 1_000_000  # at most, from a venue's write to the gateway's read; venue's time
 EVIDENCE_US = 2_000_000  # by which a smaller id must be newer to prove a reset
+PROOF_US = 6_000_000  # of venue's time: from the second id of a reset until it is proved
 PLAIN = {  # fields of a row that a record repeats as they are, by the record's name
     Kind.BOOKTICKER: {"bid_order_count": "bid_count", "ask_order_count": "ask_count"},
     Kind.TRADE: {"is_buyer_maker": "is_buyer_maker"},
@@ -273,7 +274,8 @@ def _outdated(
     """Generations whose newest published row is older than the newest confirmed.
 
     What comes of a generation after the next has begun is stale by promise, and older than what is
-    published: only the last generation can be outdated, and those that were never published.
+    published: only the last generation can be outdated, and those that were never published though
+    they lasted long enough to be proved.
     """
     found = 0
     over = table["generation"][published].max(initial=-1)
@@ -282,6 +284,10 @@ def _outdated(
         due, done = rows[confirmed[rows]], rows[published[rows]]
         if not len(due) or (len(done) and (done[-1] >= due[-1] or generation < over)):
             continue
+        if not len(done) and generation < over:
+            until_us = table["event_us"][rows[-1] + 1]
+            if len(due) < 2 or until_us - table["event_us"][due[1]] < PROOF_US:
+                continue
         # The same five levels are not published again.
         if kind is Kind.DEPTH5 and len(done) and not changed(table[[done[-1], due[-1]]])[1]:
             continue

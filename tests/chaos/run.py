@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import sys
-import time
-from asyncio.subprocess import PIPE, Process
+import random
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
+from k4.core.clock import Clock
 from k4.core.enums import Kind
 from k4.core.errors import StoreError
 from k4.core.shm import remove_store
@@ -25,18 +22,16 @@ from k4.runner.sim.venues import SimSpec, SimVenues
 
 from . import script
 from .account import Verdict, judge, series_key
-from .clock import FastClock, Pace
-from .gateway import Spec
 from .reading import Reading
 
 CALM_SEC = 12.0  # of the venue's time: longer than a line's replacement may take
-READ_SEC = 0.02  # of real time: hundreds of times within a ring's length
+READ_SEC = 0.4  # of the venue's time: many times within a ring's length
 READY_SEC = 60.0
-STOP_SEC = 30.0
 RESET_SEC = 90.0  # of the venue's time: between two resets of all sequences
 RESETS = 8  # at most: each brings the ids nearer to zero
 PROOF_SEC = 6.0  # of the venue's time: what a reset needs of the market until it is proved
 PROOFS = 10  # trades after half of it
+QUOTES = 3
 PAUSE_EVERY_SEC = 20.0  # of the venue's time: the gateway and the venue stand still by turns
 PAUSE_SEC = 3.0  # of the venue's time: longer than the silence that proves a reset
 
@@ -44,6 +39,8 @@ PAUSE_SEC = 3.0  # of the venue's time: longer than the silence that proves a re
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How long a run is. messages: data frames sent, all connections. rate: market events a second
     of real time. seconds: of real time at least; limit: at most, then the run is a failure.
+    reset_sec: of the venue's time, between two resets; uneven: on average, so that some follow
+    close on each other.
     """
 
     venue: str
@@ -54,74 +51,46 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = 4_000.0
     seconds: float = 0.0
     limit: float = 1_800.0
+    reset_sec: float = RESET_SEC
+    uneven: bool = False
     log_level: str = "critical"
 
 
-class Gateway:
-    """The process under test."""
-
-    def __init__(self, process: Process) -> None:
-        self._process = process
-        self.rotations = 0
-        self.up = False
-        self.slots: list[dict[str, Any]] = []
-        self.streams: list[dict[str, Any]] = []
-        self._listening = asyncio.ensure_future(self._listen())
-
-    @classmethod
-    async def begin(cls, spec: Spec) -> Gateway:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "chaos.gateway",
-            stdin=PIPE,
-            stdout=PIPE,
-            limit=1 << 24,
-            cwd=Path(__file__).parents[1],
-            env={**os.environ, script.KEY: "chaos"},
-        )
-        assert process.stdin is not None
-        process.stdin.write(msgspec.json.encode(spec) + b"\n")
-        return cls(process)
-
-    async def pause(self, seconds: float) -> None:
-        """Stop the process for some real time, as a busy or a suspended host does."""
-        self._process.send_signal(signal.SIGSTOP)
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            self._process.send_signal(signal.SIGCONT)
-
-    async def _listen(self) -> None:
-        assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
-            body = msgspec.json.decode(line)
-            if body["type"] == "status":
-                self.rotations, self.up = body["rotations"], body["up"]
-            elif body["type"] == "slot":
-                self.slots.append(body)
-            else:
-                self.streams.append(body)
+class Site(Protocol):
+    """Where a run takes place: its time, and its processes."""
 
     @property
-    def alive(self) -> bool:
-        return not self._listening.done()
+    def clock(self) -> Clock: ...
+
+    async def gateway(self, config: str, counters: str) -> Gateway: ...
+
+    def hold_venue(self, seconds: float) -> None:
+        """Let the venue stand still for some of the loop's time."""
+        ...
+
+
+class Gateway(Protocol):
+    """The gateway under test. slots, streams: what it has to say of its own losses, at the end."""
+
+    slots: list[dict[str, Any]]
+    streams: list[dict[str, Any]]
+
+    @property
+    def up(self) -> bool: ...
+
+    @property
+    def rotations(self) -> int: ...
+
+    @property
+    def alive(self) -> bool: ...
+
+    async def pause(self, seconds: float) -> None:
+        """Let it stand still for some of the loop's time, as a busy or a suspended host does."""
+        ...
 
     async def end(self) -> None:
         """Stop it in order; everything that it has to say is then here."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            await asyncio.wait_for(self._listening, STOP_SEC)
-        finally:
-            if self._process.returncode is None:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._process.wait(), 5.0)
-            if self._process.returncode is None:
-                self._process.kill()
-                await self._process.wait()
-        if self._process.returncode:
-            raise RuntimeError(f"the gateway ended with status {self._process.returncode}")
+        ...
 
 
 class Failure(Exception):
@@ -195,9 +164,8 @@ class Outcome(msgspec.Struct, kw_only=True):
         }
 
 
-async def run(plan: Plan) -> Outcome:
+async def run(plan: Plan, site: Site) -> Outcome:
     """Raises Failure where the run did not come about."""
-    pace = Pace.beginning_now(plan.factor)
     prefix = f"chaos{os.getpid()}_{plan.venue}_"
     markets = script.MARKETS[plan.venue]
     venue = VenueSpec(
@@ -209,21 +177,13 @@ async def run(plan: Plan) -> Outcome:
     spec = SimSpec(venues=(venue,), seed=plan.seed, faults=script.faults(plan.venue))
     reading = Reading(plan.venue, prefix, markets)
     began = asyncio.get_running_loop().time()
-    venues = SimVenues(spec, clock=FastClock(pace))
+    venues = SimVenues(spec, clock=site.clock)
     try:
         async with venues:
             config = script.configuration(plan.venue, prefix, venues.endpoints(plan.venue))
-            gateway = await Gateway.begin(
-                Spec(
-                    config=msgspec.json.encode(config).decode(),
-                    pace=pace,
-                    seed=plan.seed,
-                    counters=f"{prefix}counters",
-                    log_level=plan.log_level,
-                )
-            )
+            gateway = await site.gateway(msgspec.json.encode(config).decode(), f"{prefix}counters")
             try:
-                pauses = await _live(plan, venues, gateway, reading)
+                pauses = await _live(plan, site, venues, gateway, reading)
             finally:
                 await gateway.end()
             reading.take()
@@ -236,10 +196,13 @@ async def run(plan: Plan) -> Outcome:
                 remove_store(name)
 
 
-async def _live(plan: Plan, venues: SimVenues, gateway: Gateway, reading: Reading) -> int:
+async def _live(
+    plan: Plan, site: Site, venues: SimVenues, gateway: Gateway, reading: Reading
+) -> int:
     """The market from its first event to its last, everything read meanwhile; the number of pauses
     in it."""
-    await _until(lambda: reading.open() and gateway.up, gateway, READY_SEC)
+    ready_sec = READY_SEC * max(1.0, 20.0 / plan.factor)
+    await _until(lambda: reading.open() and gateway.up, gateway, ready_sec)
     server = venues.server(plan.venue)
     venues.pace(plan.venue, market.Pace(rate=plan.rate / plan.factor, tick=0.005 * plan.factor))
     loop = asyncio.get_running_loop()
@@ -247,18 +210,21 @@ async def _live(plan: Plan, venues: SimVenues, gateway: Gateway, reading: Readin
     reset = [venues.clock.monotonic()]
     paused = [venues.clock.monotonic()]
     pausing: list[asyncio.Future[None]] = []
+    rng = random.Random(plan.seed)
+    wait = [plan.reset_sec]
 
     def reached() -> bool:
         reading.take()
         since = venues.clock.monotonic() - reset[-1]
-        if since > RESET_SEC and len(reset) <= RESETS:
+        if since > wait[0] and len(reset) <= RESETS:
             venues.inject({"fault": "id_reset"})
             reset.append(venues.clock.monotonic())
+            wait[0] = plan.reset_sec * (rng.expovariate(1.0) if plan.uneven else 1.0)
             return False
         if venues.clock.monotonic() - paused[-1] > PAUSE_EVERY_SEC:
             paused.append(venues.clock.monotonic())
             if len(paused) % 2:
-                time.sleep(PAUSE_SEC / plan.factor)  # the venue's own loop
+                site.hold_venue(PAUSE_SEC / plan.factor)
             else:
                 pausing.append(asyncio.ensure_future(gateway.pause(PAUSE_SEC / plan.factor)))
         frames = sum(len(log.sent) for log in venues.ledger.connections)
@@ -271,30 +237,32 @@ async def _live(plan: Plan, venues: SimVenues, gateway: Gateway, reading: Readin
             and _proved(venues.ledger)
         )
 
-    await _until(reached, gateway, plan.limit)
+    await _until(reached, gateway, plan.limit, READ_SEC / plan.factor)
     server.pump.stop()
     # Resets that are still to be proved, frames that are still late, books that are to be healed.
     calm = loop.time() + CALM_SEC / plan.factor + 0.2
-    await _until(lambda: loop.time() > calm, gateway, READY_SEC)
+    await _until(lambda: loop.time() > calm, gateway, ready_sec)
     await asyncio.gather(*pausing)
     reading.take()
     return len(paused) - 1
 
 
 def _proved(ledger: Ledger) -> bool:
-    """Whether every stream of trades has enough that is newer than its last reset: a busy machine
-    makes the venue's time pass without a market."""
+    """Whether every stream has enough that is newer than its last reset: a busy machine makes the
+    venue's time pass without a market."""
     for key in ledger.keys():  # noqa: SIM118  it is no mapping
-        if key.kind in (Kind.TRADE, Kind.AGGTRADE):
-            table = ledger.table(key)
-            newest = table[table["generation"] == table["generation"].max(initial=0)]
-            since_us = newest["trade_us"] - newest["trade_us"].min(initial=1 << 62)
-            if int((since_us > PROOF_SEC / 2 * 1e6).sum()) < PROOFS:
-                return False
+        enough = PROOFS if key.kind in (Kind.TRADE, Kind.AGGTRADE) else QUOTES
+        table = ledger.table(key)
+        newest = table[table["generation"] == table["generation"].max(initial=0)]
+        since_us = newest["event_us"] - newest["event_us"].min(initial=1 << 62)
+        if int((since_us > PROOF_SEC / 2 * 1e6).sum()) < enough:
+            return False
     return True
 
 
-async def _until(condition: Callable[[], object], gateway: Gateway, within: float) -> None:
+async def _until(
+    condition: Callable[[], object], gateway: Gateway, within: float, every: float = 0.02
+) -> None:
     loop = asyncio.get_running_loop()
     end = loop.time() + within
     while not condition():
@@ -302,7 +270,7 @@ async def _until(condition: Callable[[], object], gateway: Gateway, within: floa
             raise Failure("the gateway died")
         if loop.time() > end:
             raise Failure(f"not reached in {within:.0f} s ({gateway.rotations} rotations)")
-        await asyncio.sleep(READ_SEC)
+        await asyncio.sleep(every)
 
 
 def _outcome(

@@ -590,6 +590,28 @@ def test_two_resets_with_one_quote_between_are_one() -> None:
     assert bench.resets == 1
 
 
+def test_a_quote_of_a_second_reset_is_not_published_before_those_of_the_first() -> None:
+    """One line proves the first, when the others have one quote of the second."""
+    bench = quotes(lines=3)
+    for line in (0, 1, 2):
+        bench.quote(line, 3_000_000_000)
+    for id in (1_300_000_000, 1_300_000_001):
+        bench.now += 100 * MS
+        bench.quote(2, id)
+    bench.now += 100 * MS
+    for line in (0, 1):
+        bench.quote(line, 500_000_000)
+    bench.wait(3.0)
+    assert bench.published() == [3_000_000_000, 1_300_000_001]
+    bench.quote(1, 500_000_001)
+    bench.quote(1, 500_000_002)
+    bench.wait(3.0)
+    bench.quote(2, 500_000_003)
+    seconds = [500_000_000, 500_000_002, 500_000_003]
+    assert bench.published() == [3_000_000_000, 1_300_000_001, *seconds]
+    assert bench.resets == 2
+
+
 def test_a_reset_behind_the_one_that_is_proved_waits_for_its_own_proof() -> None:
     bench = trades()
     for line in (0, 1):

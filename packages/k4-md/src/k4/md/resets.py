@@ -314,7 +314,7 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> None:
         return
     slot = s.slot
     waited = now_ns - s.advance_ns >= arbiter.reset_ns
-    fallen = _fallen(arbiter, s) if waited else []
+    fallen, low = _fallen(arbiter, s) if waited else ([], 0)
     held = [(port, h) for port in fallen for h in port.fallen[slot].held]
     if not held:
         s.proved_ns = 0
@@ -327,12 +327,11 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> None:
         if patient or any(port.answers for port in arbiter.ports):
             return
     s.proved_ns = 0
-    first, *later = _generations(s, held)
+    first, *later = _generations(s, held, low)
     _open(arbiter, s, next((h.us for _, h in first if h.us), 0), first[0][1].id)
     arrived = {port for port, _ in (*first, *(pair for run in later for pair in run))}
     for port in arrived:
         port.generation[slot] = s.generation
-    s.advance_ns = now_ns
     for port, h in first:
         _publish_held(port, s, h)
     for port in arrived:
@@ -355,16 +354,18 @@ def _roll_called(arbiter: Arbiter, since_ns: int, now_ns: int) -> bool:
     return False
 
 
-def _generations(s: Slot, held: list[tuple[Port, Held]]) -> list[list[tuple[Port, Held]]]:
+def _generations(s: Slot, held: list[tuple[Port, Held]], low: int) -> list[list[tuple[Port, Held]]]:
     """What was held, by generation, oldest first, and in each by id.
 
     Trades tell one generation from another by a distance that no window bridges, and their order by
     the venue's times; ids alone, without a record, have none and are dropped where they seem to be
-    above what came before. Of quotes and books only the newest was held.
+    above what came before. Of quotes and books only the newest was held: those that are near the
+    proof's are the new generation, and what is far below fell again.
     """
     held.sort(key=lambda pair: (pair[1].id, pair[1].local_ns))
     if s.kind not in TRADES:
-        return [held]
+        again = [pair for pair in held if low - pair[1].id > WINDOW_IDS]
+        return [held[len(again) :], again]
     runs: list[list[tuple[Port, Held]]] = []
     for pair in held:
         if not runs or pair[1].id - runs[-1][-1][1].id > WINDOW_IDS:
@@ -383,20 +384,20 @@ def _generations(s: Slot, held: list[tuple[Port, Held]]) -> list[list[tuple[Port
 def _follow_on(port: Port, s: Slot, held: list[Held]) -> None:
     """What a line brought after the generation that has opened is of a reset that is yet to be
     proved, by a silence that begins with this generation's last id."""
-    own = s.last
+    own, trades = s.last, s.kind in TRADES
     for h in sorted(held, key=lambda h: h.local_ns):
         fallen = port.fallen.get(s.slot)
         if fallen is None:
             fallen = port.fallen[s.slot] = Fallen(own, h.id, h.local_ns, port.arbiter.awake_ns)
         else:
-            fallen.follow(own, h.id, h.local_ns, keep=True)
-        fallen.hold(h, only_newest=False)
+            fallen.follow(own, h.id, h.local_ns, keep=trades)
+        fallen.hold(h, only_newest=not trades)
         own = h.id
 
 
-def _fallen(arbiter: Arbiter, s: Slot) -> list[Port]:
+def _fallen(arbiter: Arbiter, s: Slot) -> tuple[list[Port], int]:
     """The lines that are in the new generation, if one of them proves it: by two ids that rose
-    while no line brought one above the last.
+    while no line brought one above the last. And the id that it has come to.
 
     A line that is still in the old one and out of order there has fallen as well, though not as
     deep: its ids are nearer to the old ones. One that has only reached a generation between the two
@@ -414,7 +415,7 @@ def _fallen(arbiter: Arbiter, s: Slot) -> list[Port]:
     falls = [port.fallen[slot] for port in fallen]
     proofs = [fall for fall in falls if fall.proves and fall.rose_ns[0] >= s.advance_ns]
     if not proofs:
-        return []
+        return [], 0
     low, trades = max(proofs, key=lambda fall: fall.drop).last, s.kind in TRADES
     found = []
     for port in fallen:
@@ -426,7 +427,7 @@ def _fallen(arbiter: Arbiter, s: Slot) -> list[Port]:
             else is_near and last - low <= WINDOW_IDS
         ):
             found.append(port)
-    return found
+    return found, low
 
 
 def _publish_held(port: Port, s: Slot, h: Held) -> None:
@@ -441,6 +442,7 @@ def _publish_held(port: Port, s: Slot, h: Held) -> None:
                 port.publish(s, h.id, h.values, h.local_ns)
     elif h.id > s.last:
         s.last = h.id
+        s.advance_ns = h.local_ns
         if s.kind is Kind.DEPTH5:
             port.publish_book(s, h.id, h.values, h.local_ns)
         else:
