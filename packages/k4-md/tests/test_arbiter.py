@@ -442,6 +442,24 @@ def test_an_heir_is_in_the_generation_of_its_predecessor() -> None:
     assert (bench.resets, heir.fallen) == (1, {})
 
 
+@pytest.mark.parametrize("answering", [False, True])
+def test_a_reset_after_a_silence_waits_for_the_lines_behind(answering: bool) -> None:
+    """Its first trades come all at once, and the fastest line has lost some of them."""
+    bench = trades(lines=3, answering=answering)
+    for line in (0, 1, 2):
+        bench.trade(line, 3_000_000_000, us=bench.now // 1000)
+    bench.wait(5.0)
+    sent = bench.now // 1000
+    for id in (500_000_002, 500_000_003):
+        bench.trade(0, id, us=sent)
+    bench.wait(0.1)
+    for line, id in ((1, 500_000_001), (1, 500_000_003), (2, 500_000_000)):
+        bench.trade(line, id, us=sent)
+    bench.wait(0.3 if answering else 2.0)
+    assert bench.published() == [3_000_000_000, *range(500_000_000, 500_000_004)]
+    assert (bench.resets, sum(port.stale for port in bench.ports)) == (1, 0)
+
+
 def test_a_second_reset_is_proved_by_a_silence_of_its_own() -> None:
     """Its first trades come just when the former one is proved, and the fastest line has lost one
     that another brings."""

@@ -57,13 +57,23 @@ class Fallen:
     deepest fall, after which everything here counts: smaller ones before it were disorder of the
     old generation, smaller ones after it are disorder of the new. A further fall that no disorder
     explains is another reset, and the drop is then how far all went. last: the highest id since.
-    rose_ns: when the last two that rose came, 0 before them. began_ns: the arbiter's `awake_ns`
-    when its ids dropped first. held: what it brought. taken: what those messages did to the ledger
+    fell_ns: when the first of these came. rose_ns: when the last two that rose came, 0 before them.
+    began_ns: the arbiter's `awake_ns` when its ids dropped first. held: what it brought. taken: what those messages did to the ledger
     of gaps of the generation that may be over. proves: False for a line that began below the last
     id: it may lag, so others have to prove the reset, but what it brought is held with theirs.
     """
 
-    __slots__ = ("began_ns", "drop", "height", "held", "last", "proves", "rose_ns", "taken")
+    __slots__ = (
+        "began_ns",
+        "drop",
+        "fell_ns",
+        "height",
+        "held",
+        "last",
+        "proves",
+        "rose_ns",
+        "taken",
+    )
 
     def __init__(
         self, height: int, id: int, now_ns: int, began_ns: int, proves: bool = True
@@ -79,6 +89,7 @@ class Fallen:
         """The deepest fall so far."""
         self.drop = drop
         self.last = id
+        self.fell_ns = now_ns
         self.rose_ns = (0, now_ns)
         self.held = []
         self.taken = (0, 0, 0)
@@ -95,11 +106,11 @@ class Fallen:
 
     def _fall_again(self, id: int, now_ns: int, keep: bool) -> None:
         """Another reset, before the former one was proved."""
-        held, taken = self.held, self.taken
+        held, taken, fell_ns = self.held, self.taken, self.fell_ns
         was_disorder = self.drop <= WINDOW_IDS
         self.fall(self.height - id, id, now_ns)
         if keep and not was_disorder:
-            self.held, self.taken = held, taken
+            self.held, self.taken, self.fell_ns = held, taken, fell_ns
 
     def took(self, before: Figures, after: Figures) -> None:
         """The ledger of gaps went from `before` to `after` by one of its messages."""
@@ -306,8 +317,9 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> None:
 
     Called by the clock and never by a message: the first one after a pause of this process or of
     the network is that of any line, also of one that is behind the others. For the same reason
-    silence proves something only where the lines have been heard all the time, or after a roll
-    call. Peers that never answered anything are not waited for without end, though no time counts
+    silence proves something only where the lines have been heard all the time, for as long again
+    since the first small id, or after a roll call: what the lines behind have to bring of the new
+    generation's beginning must be here when it opens. Peers that never answered anything are not waited for without end, though no time counts
     in which the process did not run.
     """
     if s.channel.reset is not Reset.SILENCE:
@@ -320,7 +332,8 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> None:
         s.proved_ns = 0
         return
     s.proved_ns = s.proved_ns or now_ns
-    whole = now_ns - arbiter.whole_ns >= arbiter.reset_ns
+    fell_ns = min(port.fallen[slot].fell_ns for port in fallen)
+    whole = now_ns - max(arbiter.whole_ns, fell_ns) >= arbiter.reset_ns
     if not whole and not _roll_called(arbiter, s.proved_ns, now_ns):
         began_ns = min(port.fallen[slot].began_ns for port in fallen)
         patient = arbiter.awake_ns - began_ns < PATIENCE * arbiter.reset_ns
