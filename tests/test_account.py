@@ -134,3 +134,38 @@ def test_a_gap_that_is_not_counted_or_is_invented_is_found(lost: int, gaps: int)
     log.confirmed = len(log.sent)
     said = {"ids": "suspected", "resets": 1, "lost": lost, "gaps": gaps}
     assert judge(ledger, series, records([r for r in ALL if r != 5]), said).gap_errors == 1
+
+
+QUOTES = SeriesKey("binance", "spot", "BTCUSDT", Kind.BOOKTICKER)
+
+
+def unpublished_generation(seconds: float, *lines: tuple[int, int]) -> Verdict:
+    """Of three generations of two quotes each the second, which lasted so long after its second
+    quote, was never published. lines: which two of its rows each connection brought."""
+    ledger = Ledger()
+    series = ledger.series(QUOTES, 2, 0)
+    us = BEGAN_US
+    for row, id in enumerate((900, 901, 500, 501, 100, 101)):
+        us += int(seconds * 1e6) if row == 4 else 1_000_000
+        series.add(row // 2, id, us, us, 100, 1, 101, 1, 0, 0)
+    for brought in lines:
+        log = ledger.connection("binance", "spot", "/")
+        for row in (0, 1, *brought, 4, 5):
+            log.sent.append(frame_key(series, row))
+        log.confirmed = len(log.sent)
+    table = series.table()
+    rows = [0, 1, 4, 5]
+    out = np.zeros(len(rows), dtype=layout.LAYOUTS[Kind.BOOKTICKER].dtype)
+    out["symbol"], out["update_id"] = b"BTCUSDT", table["id"][rows]
+    out["bid_price"], out["bid_vol"], out["ask_price"], out["ask_vol"] = 1.0, 1.0, 1.01, 1.0
+    return judge(ledger, series, out, {"ids": "newest", "resets": 2})
+
+
+def test_a_generation_of_quotes_that_could_be_proved_and_is_missing_is_lost() -> None:
+    assert unpublished_generation(10.0, (2, 3)).lost == 1
+    assert unpublished_generation(10.0, (2, 3)).violations == 1
+
+
+def test_a_generation_of_quotes_that_no_line_could_prove_in_time_is_not_lost() -> None:
+    assert unpublished_generation(2.0, (2, 3)).violations == 0
+    assert unpublished_generation(10.0, (2, 2), (3, 3)).violations == 0, "no line brought two"

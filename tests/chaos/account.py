@@ -124,7 +124,7 @@ def judge(ledger: Ledger, series: Series, records: Table, said: Mapping[str, Any
         verdict.lost = len(lost)
         verdict.notes += [f"lost {table[row]['id']}" for row in lost[:5]]
     else:
-        verdict.lost = _outdated(verdict, table, kind, confirmed, published)
+        verdict.lost = _outdated(verdict, ledger, key, table, confirmed, published)
     if said["ids"] in ("consecutive", "suspected"):
         _gaps(verdict, table, published, confirmed, sent, said)
     return verdict
@@ -269,7 +269,12 @@ def wrong_fields(series: Series, table: Table, records: Table, rows: Ints) -> di
 
 
 def _outdated(
-    verdict: Verdict, table: Table, kind: Kind, confirmed: Bools, published: Bools
+    verdict: Verdict,
+    ledger: Ledger,
+    key: SeriesKey,
+    table: Table,
+    confirmed: Bools,
+    published: Bools,
 ) -> int:
     """Generations whose newest published row is older than the newest confirmed.
 
@@ -284,12 +289,10 @@ def _outdated(
         due, done = rows[confirmed[rows]], rows[published[rows]]
         if not len(due) or (len(done) and (done[-1] >= due[-1] or generation < over)):
             continue
-        if not len(done) and generation < over:
-            until_us = table["event_us"][rows[-1] + 1]
-            if len(due) < 2 or until_us - table["event_us"][due[1]] < PROOF_US:
-                continue
+        if not len(done) and generation < over and not _provable(ledger, key, table, due):
+            continue
         # The same five levels are not published again.
-        if kind is Kind.DEPTH5 and len(done) and not changed(table[[done[-1], due[-1]]])[1]:
+        if key.kind is Kind.DEPTH5 and len(done) and not changed(table[[done[-1], due[-1]]])[1]:
             continue
         found += 1
         last = table[done[-1]]["id"] if len(done) else "nothing"
@@ -297,6 +300,20 @@ def _outdated(
             f"generation {generation} ends with {last}, delivered {table[due[-1]]['id']}"
         )
     return found
+
+
+def _provable(ledger: Ledger, key: SeriesKey, table: Table, rows: Ints) -> bool:
+    """Whether some connection brought two of a generation's rows in time before the next one, both
+    newer than what came before: the venue repeats a book under its new id, with its old time."""
+    times, generation = table["event_us"], table["generation"]
+    of = generation[rows[0]]
+    until_us = times[generation > of].min() - PROOF_US
+    rows = rows[times[rows] > times[generation < of].max(initial=0)]
+    for log in ledger.connections:
+        brought = np.intersect1d(ledger.sent_rows(key, log.index), rows)
+        if len(brought) > 1 and times[brought[1]] < until_us:
+            return True
+    return False
 
 
 def _gaps(

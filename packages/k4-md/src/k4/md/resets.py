@@ -58,9 +58,10 @@ class Fallen:
     old generation, smaller ones after it are disorder of the new. A further fall that no disorder
     explains is another reset, and the drop is then how far all went. last: the highest id since.
     fell_ns: when the first of these came. rose_ns: when the last two that rose came, 0 before them.
-    began_ns: the arbiter's `awake_ns` when its ids dropped first. held: what it brought. taken: what those messages did to the ledger
-    of gaps of the generation that may be over. proves: False for a line that began below the last
-    id: it may lag, so others have to prove the reset, but what it brought is held with theirs.
+    began_ns: the arbiter's `awake_ns` when its ids dropped first. held: what it brought. taken:
+    what those messages did to the ledger of gaps of the generation that may be over. proves: False
+    for a line that began below the last id: it may lag, so others have to prove the reset, but what
+    it brought is held with theirs.
     """
 
     __slots__ = (
@@ -317,10 +318,10 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> None:
 
     Called by the clock and never by a message: the first one after a pause of this process or of
     the network is that of any line, also of one that is behind the others. For the same reason
-    silence proves something only where the lines have been heard all the time, for as long again
-    since the first small id, or after a roll call: what the lines behind have to bring of the new
-    generation's beginning must be here when it opens. Peers that never answered anything are not waited for without end, though no time counts
-    in which the process did not run.
+    silence proves something only where the lines have been heard all the time, and as long since
+    the first small id, or after a roll call: what the lines behind have to bring of the new
+    generation's beginning must be here when it opens. Peers that never answered anything are not
+    waited for without end, though no time counts in which the process did not run.
     """
     if s.channel.reset is not Reset.SILENCE:
         return
