@@ -208,7 +208,9 @@ async def test_a_replacement_that_the_venue_limits_says_how_long(
                 order("spot", "instead", "62000.0"),
             )
         assert 1 < caught.value.retry_after <= 7
-        assert desk.ledger.requests[-1].transport == transport
+        # Not simply the last request: K4 goes on trying to subscribe.
+        (replacement,) = desk.ledger.received("order.cancelReplace")
+        assert replacement.transport == transport
         with pytest.raises(NotSent):
             await module.insert_order(order("spot", "held-back"))
         (kept,) = desk.ledger.orders(open_only=True)
