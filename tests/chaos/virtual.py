@@ -33,8 +33,8 @@ def run(plan: Plan) -> Outcome:
     A market of one event a second, some of them trades, is one in which hardly anything happens.
     """
     plan = msgspec.structs.replace(plan, factor=1.0)
-    configure(plan.log_level, module_name="chaos")
     loop = VirtualLoop(plan.seed)
+    configure(plan.log_level, module_name="chaos", clock=HostClock(loop, loop.gateway))
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         return runner.run(run_at(plan, Virtual(plan, loop)))
 
