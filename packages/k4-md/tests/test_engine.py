@@ -382,10 +382,103 @@ def test_a_silent_line_does_not_wait_for_a_successor_that_hangs(make: Callable[.
     case.clock.advance(10.0)
     assert not first.open
     assert second.open
+    assert third.open
+    case.clock.advance(5.0)
+    assert not third.open
     assert len(case.peers()) == 3
-    assert case.figures()["abandoned"] == 1
+    assert (case.figures()["rotations"], case.figures()["abandoned"]) == (2, 0)
     case.settle()
     case.assert_nothing_lost()
+
+
+def test_lines_that_the_venue_will_close_are_replaced_at_once(make: Callable[..., Case]) -> None:
+    case = make(lines=3)
+    case.clock.advance(5.0)
+    old = case.peers()
+    for peer in old:
+        peer.text(b'{"e":"serverShutdown","E":1786613159749}')
+    case.clock.advance(3.0)
+    assert not any(peer.open for peer in old)
+    assert len(case.peers()) == 3
+    assert (case.figures()["notices"], case.figures()["rotations"]) == (3, 3)
+    assert case.figures()["reconnects"] == 0
+    case.settle()
+    case.assert_nothing_lost()
+
+
+def test_a_successor_that_the_venue_will_close_is_replaced_in_its_turn(
+    make: Callable[..., Case],
+) -> None:
+    case = make(lines=1)
+    case.clock.advance(5.0)
+    (first,) = case.peers()
+    first.text(b'{"e":"serverShutdown","E":1786613159749}')
+    case.clock.advance(0.3)
+    _, second = case.peers()
+    second.text(b'{"e":"serverShutdown","E":1786613159749}')
+    case.clock.advance(5.0)
+    assert not first.open
+    assert not second.open
+    assert len(case.peers()) == 1
+    assert case.figures()["rotations"] == 2
+    case.settle()
+    case.assert_nothing_lost()
+
+
+def test_a_silent_successor_is_given_up_and_holds_up_no_other_line(
+    make: Callable[..., Case],
+) -> None:
+    """All lines but one lack the trades, and the first successor lacks the quotes."""
+    case = make(lines=4, stall_timeout_sec=10.0)
+    case.clock.advance(5.0)
+    old = case.peers()
+    arrive, new = case.venue.arrive, []
+
+    def partly(peer: MemoryPeer, frame: bytes, symbol: str, id: int) -> None:
+        if peer not in old and peer not in new:
+            new.append(peer)
+        lacks = {**dict.fromkeys(old[:3], b"@trade"), **dict.fromkeys(new[:1], b"@bookTicker")}
+        if lacks.get(peer, b"\0") not in frame:
+            arrive(peer, frame, symbol, id)
+
+    case.venue.arrive = partly  # type: ignore[method-assign]
+    case.clock.advance(10.0)
+    assert [peer.open for peer in old].count(True) == 2
+    assert new[0].open
+    case.clock.advance(6.0)
+    assert not new[0].open
+    assert [peer.open for peer in old] == [False, False, False, True]
+    assert len(case.peers()) == 4
+    assert (case.figures()["rotations"], case.figures()["abandoned"]) == (3, 1)
+    case.settle()
+    case.assert_nothing_lost()
+
+
+def test_a_reset_does_not_keep_a_line_from_being_replaced(make: Callable[..., Case]) -> None:
+    """The ids that its successor has to reach will never come again."""
+    case = make(lines=2)
+    case.clock.advance(5.0)
+    old = case.peers()[0]
+    told = case.venue.told
+
+    def silent(peer: MemoryPeer, data: bytes) -> None:
+        told(peer, data)
+        case.venue.mute.add(peer)
+
+    case.venue.told = silent  # type: ignore[method-assign]
+    old.text(b'{"e":"serverShutdown","E":1786613159749}')
+    case.clock.advance(1.5)
+    (succession,) = case.stream.successions
+    assert succession.target
+    case.venue.mute.clear()
+    for symbol in SYMBOLS:
+        case.venue.update[symbol] = case.venue.trade[symbol] = 0
+    case.clock.advance(1.5)
+    assert old.open
+    case.clock.advance(3.0)
+    assert not old.open
+    assert case.figures()["resets"] == 4
+    assert (case.figures()["rotations"], case.figures()["abandoned"]) == (1, 0)
 
 
 def test_a_refused_sbe_handshake_falls_back_to_json(make: Callable[..., Case]) -> None:
@@ -443,3 +536,15 @@ def test_the_receipt_is_plain_json(make: Callable[..., Case]) -> None:
     assert ledger["bbo", "BTCUSDT"]["state"] == "unknown"
     assert ledger["trade", "BTCUSDT"]["records"] == len(case.trades["BTCUSDT"])
     assert [row["line"] for row in receipt["redundancy"]] == [0, 1]
+
+
+def test_a_hundred_lines_are_told_apart(make: Callable[..., Case]) -> None:
+    case = make(lines=100)
+    case.venue.rate = 5.0
+    case.clock.advance(5.0)
+    assert len(case.peers()) == 100
+    case.settle()
+    case.assert_nothing_lost()
+    figures = case.figures()
+    assert figures["duplicates"] == 99 * figures["published"]
+    assert figures["stale"] == figures["alone"] == figures["missed"] == 0

@@ -37,7 +37,8 @@ from k4.md.slots import (
 
 NO_LEVELS = ((0.0, 0.0),) * 5
 MOST_LEAVING = 64
-BITS = 60  # ports that may exist at once; a bit rests before it is used again
+BITS = 60  # of ports; more are made where many exist at once
+RESTING = 8  # of them at least: a bit rests before it is used again
 
 
 class Peer(Protocol):
@@ -467,6 +468,7 @@ class Arbiter:
         self.memo: dict[bytes, Entry] = {}
         self._tails: dict[str, list[Entry]] = {}
         self._bits = deque(1 << i for i in range(BITS))
+        self._made = BITS
         self._missed: set[int] = set()  # identities of entries that lines missed before they left
         window_ns = int(limits.trade_window * 1e9)
         for channel in channels:
@@ -496,6 +498,9 @@ class Arbiter:
     ) -> Port:
         """A new line's way in. An heir goes on with the ids that its predecessor brought; the first
         ports of all go on with those that an attached store holds."""
+        if len(self._bits) <= RESTING:
+            self._bits.append(1 << self._made)
+            self._made += 1
         port = Port(self, name, self._bits.popleft(), on_control, peer)
         if heir_of is not None:
             port.own = list(heir_of.own)

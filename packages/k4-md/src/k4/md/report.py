@@ -77,11 +77,7 @@ STATES = tuple(state.value for state in LinkState)
 
 def stream_figures(group: Group, stream: Stream) -> dict[str, int]:
     """All figures of one stream. Gaps belong to the first stream that carries the slot."""
-    return _stream_figures(group, stream, [totals(line) for line in _with_successor(stream)])
-
-
-def _with_successor(stream: Stream) -> list[Line]:
-    return [*stream.lines, *([stream.succession.new] if stream.succession is not None else [])]
+    return _stream_figures(group, stream, [totals(line) for line in stream.all_lines])
 
 
 def _stream_figures(
@@ -194,7 +190,7 @@ class Reporter:
                     self._streams[name] = self._counters.row(
                         "stream", {"name": name}, STREAM_FIELDS
                     )
-                sums = {line: totals(line) for line in _with_successor(stream)}
+                sums = {line: totals(line) for line in stream.all_lines}
                 figures = _stream_figures(group, stream, [*sums.values()])
                 self._streams[name].write(list(figures.values()))
                 for line in stream.lines:

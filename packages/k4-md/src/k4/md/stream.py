@@ -2,7 +2,8 @@
 
 A replacement is made before the old line is broken: the successor connects, and the old line closes
 only when the successor has delivered, for every (kind, symbol) that the old one delivered since the
-successor's ack, an id not older than the old one's. Silent pairs do not count.
+successor's ack, an id not older than the old one's. Silent pairs do not count. Successors are
+judged like lines: one that is silent itself is given up, and another one tried.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ MOST_REFUSALS = 2048  # remembered by topic: what a venue sends must not fill th
 MEASURE_EVERY = 15.0  # seconds between two measurements of a line's round trip
 OVERLAP = 0.1  # of the stall timeout: what a successor serves beside its predecessor at least
 REFUSED = (400, 401, 403, 404)  # handshake answers that time does not mend
+URGENT = ("stall", "notice")  # what does not wait until other replacements are done
 
 
 class Settings:
@@ -49,14 +51,18 @@ class Settings:
 
 
 class Succession:
-    """A replacement under way."""
+    """A replacement under way. target: by slot, the generation and the id that the successor has to
+    reach, None while both lines have not served long enough. noticed: the venue has announced that
+    it will close the successor, too.
+    """
 
     def __init__(self, old: Line, new: Line, reason: str, began: float) -> None:
         self.old = old
         self.new = new
         self.reason = reason
         self.began = began
-        self.target: dict[int, int] | None = None
+        self.target: dict[int, tuple[int, int]] | None = None
+        self.noticed = False
 
 
 class Stream:
@@ -97,7 +103,7 @@ class Stream:
             0,
         )
         self.refusals: dict[str, str] = {}  # topic to the venue's words
-        self.succession: Succession | None = None
+        self.successions: list[Succession] = []
         self.log = get_logger("k4.md.stream").bind(stream=feed.name)
         self._dials = dials
         self._settings = settings
@@ -123,8 +129,8 @@ class Stream:
     def stop(self) -> None:
         """Close all lines in order; they are gone when each link has stopped."""
         self._stopped = True
-        if self.succession is not None:
-            self._give_up(self.succession)
+        for succession in list(self.successions):
+            self._give_up(succession)
         for line in self.lines:
             line.link.stop()
 
@@ -137,8 +143,12 @@ class Stream:
         return line.up and not self._silent(line)
 
     def _silent(self, line: Line) -> bool:
-        succession = self.succession
-        return succession is not None and succession.old is line and succession.reason == "stall"
+        return any(s.old is line and s.reason == "stall" for s in self.successions)
+
+    @property
+    def all_lines(self) -> list[Line]:
+        """The lines, and the successors that are not yet among them."""
+        return [*self.lines, *(succession.new for succession in self.successions)]
 
     @property
     def lines_up(self) -> int:
@@ -214,6 +224,8 @@ class Stream:
             self.counts["notices"] += 1
             self.log.warning("venue will close the line", line=line.id, text=event.text)
             self.replace(line, "notice")
+            for succession in self.successions:
+                succession.noticed |= succession.new is line
         elif isinstance(event, Broken):
             self.counts["broken"] += 1
             self._resubscribe(line, [c for c in self.feed.channels if c.slot == event.slot])
@@ -248,11 +260,9 @@ class Stream:
             to=fallback.name,
         )
         self.counts["fallbacks"] += 1
-        for line in list(self.lines):
+        for line in self.all_lines:
             self._close(line)
-        if self.succession is not None:
-            self._close(self.succession.new)
-            self.succession = None
+        self.successions.clear()
         self.lines.clear()
         self.feed = fallback
         self._slots = [channel.slot for channel in fallback.channels]
@@ -269,21 +279,23 @@ class Stream:
     # Replacement
 
     def replace(self, line: Line, reason: str) -> bool:
-        """Make a successor of `line`. One at a time; False where one is already being made.
+        """Make a successor of `line`; whether anything was done.
 
-        A silent line does not wait for the successor of a line that still serves: that one is given
-        up where it has had its time.
+        A silent line, and one that the venue is about to close, are replaced at once, however many
+        they are. Other reasons have to come again when no replacement is under way.
         """
         if self._stopped or line not in self.lines:
             return False
-        if self.succession is not None:
-            waited = self._clock.monotonic() - self.succession.began
-            patient = waited < self._settings.stall_timeout / 4
-            if reason != "stall" or self.succession.reason == "stall" or patient:
-                return False
-            self._abandon(self.succession)
+        for succession in self.successions:
+            if succession.old is line:
+                if reason != "stall" or succession.reason == "stall":
+                    return False
+                succession.reason = reason
+                return True
+        if self.successions and reason not in URGENT:
+            return False
         new = self._open(heir_of=line)
-        self.succession = Succession(line, new, reason, self._clock.monotonic())
+        self.successions.append(Succession(line, new, reason, self._clock.monotonic()))
         self.log.info("replacing line", line=line.id, by=new.id, reason=reason)
         return True
 
@@ -291,14 +303,14 @@ class Stream:
         """Judge all lines; called a few times a second."""
         if self._stopped:
             return
-        if self.succession is not None:
-            self._succeed(self.succession)
+        for succession in list(self.successions):
+            self._succeed(succession)
         now = self._clock.monotonic()
         for line in self.lines:
             if line.life and now - line.born > line.life and line.up:
                 self.replace(line, "age")
         # One line at a time: with many symbols, all of them would hold up their messages.
-        due = [line for line in self.lines if line.up and now >= line.judge_at]
+        due = [line for line in self.all_lines if line.up and now >= line.judge_at]
         if due:
             line = min(due, key=lambda line: line.judge_at)
             line.judge_at = now + self._settings.stall_timeout / 20
@@ -333,20 +345,32 @@ class Stream:
 
     def _succeed(self, succession: Succession) -> None:
         old, new = succession.old, succession.new
-        if succession.target is not None and all(
-            new.port.own[slot] >= id for slot, id in succession.target.items()
-        ):
+        if succession.target is not None and self._reached(succession, succession.target):
             self._take_over(succession)
             return
         if new.up and succession.target is None and self._overlapped(succession):
-            seen, own = old.port.seen, old.port.own
+            seen, own, slots = old.port.seen, old.port.own, self._states()
             succession.target = (
-                {slot: own[slot] for slot in self._slots if seen[slot] > new.acked_ns}
+                {s.slot: (s.generation, own[s.slot]) for s in slots if seen[s.slot] > new.acked_ns}
                 if old.up
                 else {}
             )
         if self._clock.monotonic() - succession.began > self.feed.limits.rotation_deadline:
             self._abandon(succession)
+
+    def _reached(self, succession: Succession, target: dict[int, tuple[int, int]]) -> bool:
+        """Whether the successor has delivered what it has to. Where a reset began the ids anew,
+        that is what the old line has delivered since, and ids of before say nothing."""
+        old, new, reached = succession.old.port, succession.new.port, True
+        for s in self._states():
+            if s.slot not in target:
+                continue
+            generation, id = target[s.slot]
+            if generation != s.generation:
+                id = min(old.own[s.slot], s.last)
+                target[s.slot] = s.generation, id
+            reached = reached and id <= new.own[s.slot] <= s.last
+        return reached
 
     def _overlapped(self, succession: Succession) -> bool:
         """Whether both have served long enough side by side for silence to tell something. A line
@@ -356,17 +380,19 @@ class Stream:
         overlap = self._clock.time_ns() - succession.new.acked_ns
         return overlap >= self._settings.stall_timeout * OVERLAP * 1e9
 
-    def _abandon(self, succession: Succession) -> None:
+    def _abandon(self, succession: Succession, why: str = "late") -> None:
         self.counts["abandoned"] += 1
-        self.log.warning("replacement abandoned", line=succession.old.id, by=succession.new.id)
+        self.log.warning(
+            "replacement abandoned", line=succession.old.id, by=succession.new.id, why=why
+        )
         self._give_up(succession)
 
     def _give_up(self, succession: Succession) -> None:
-        self.succession = None
+        self.successions.remove(succession)
         self._close(succession.new)
 
     def _take_over(self, succession: Succession) -> None:
-        self.succession = None
+        self.successions.remove(succession)
         old, new, target = succession.old, succession.new, succession.target or {}
         overlap = self._clock.time_ns() - new.acked_ns
         self.lines[self.lines.index(old)] = new
@@ -379,8 +405,10 @@ class Stream:
             reason=succession.reason,
             overlap_ms=overlap // 1_000_000,
             pairs=len(target),
-            lost=sum(new.port.own[slot] < id for slot, id in target.items()),
+            lost=sum(new.port.own[slot] < id for slot, (_, id) in target.items()),
         )
+        if succession.noticed:
+            self.replace(new, "notice")
 
     def _judge(self, line: Line, now_ns: int) -> None:
         stall = self._settings.stall_timeout
@@ -406,15 +434,25 @@ class Stream:
             elif finding.silence is Silence.UNPROVEN:
                 if self.replace(line, "unproven"):
                     self.counts["unproven"] += 1
-            elif self.replace(line, "stall"):
+            elif self._renew(line):
                 self.counts["stalls"] += 1
                 self.log.warning(
                     "line is silent", line=line.id, topic=channel.topic, why=finding.silence.value
                 )
         # Where the venue's rate is used up, asking again is not worth a queue of requests.
-        if quiet and line.link.idle:
+        if quiet and line.up and line.link.idle:
             self.counts["resubscribed"] += len(quiet)
             self._resubscribe(line, quiet)
+
+    def _renew(self, line: Line) -> bool:
+        """Replace a silent line. A successor is given up, for another one where that is urgent."""
+        for succession in self.successions:
+            if succession.new is line:
+                self._abandon(succession, "silent")
+                if succession.reason in URGENT:
+                    self.replace(succession.old, succession.reason)
+                return True
+        return self.replace(line, "stall")
 
     def _served(self, line: Line, channel: Channel) -> bool:
         """Whether siblings get what this line, perhaps, was refused: then the topic is the venue's
@@ -427,7 +465,7 @@ class Stream:
 
     def _rotate(self, now: float) -> None:
         every, after = self._settings.rotate_every, self._settings.rotate_after
-        if len(self.lines) < 2 or self.succession is not None or not (every or after):
+        if len(self.lines) < 2 or self.successions or not (every or after):
             return
         messages = sum(line.messages for line in self.lines) if after else 0
         due = (every and now - self._rotated >= every) or (
