@@ -21,6 +21,7 @@ from k4.core.loading import parse
 from k4.core.log import configure
 from k4.core.retry import LocalBudget
 from k4.md.engine import Engine
+from k4.md.exchanges import find
 from k4.md.module import MdModule
 
 from .clock import FastClock, Pace
@@ -81,12 +82,13 @@ async def serve(spec: Spec, stdin: asyncio.StreamReader) -> None:
     clock = FastClock(spec.pace)
     connection = parse(spec.config.encode(), "chaos").connections[0]
     counters = CountersWriter(spec.counters, clock=clock)
+    limits = find(connection.exchange).limits
     module = MdModule(
         connection,
         [product.name for product in connection.products],
         clock=clock,
         counters=counters,
-        budget=LocalBudget(),
+        budget=LocalBudget(limits.connect_attempts, limits.connect_period),
         rng=random.Random(spec.seed),
     )
     await module.prepare()

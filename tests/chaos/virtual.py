@@ -18,6 +18,7 @@ from k4.core.loading import parse
 from k4.core.log import configure
 from k4.core.retry import LocalBudget
 from k4.core.transport_websockets import WebsocketsTransport
+from k4.md.exchanges import find
 from k4.md.module import MdModule
 
 from . import script
@@ -70,12 +71,13 @@ class Inside:
         self.streams: list[dict[str, Any]] = []
         self._loop = loop
         self._counters = CountersWriter(counters, clock=clock)
+        limits = find(connection.exchange).limits
         self.module = MdModule(
             msgspec.structs.replace(connection, metadata="off"),
             [product.name for product in connection.products],
             clock=clock,
             counters=self._counters,
-            budget=LocalBudget(),
+            budget=LocalBudget(limits.connect_attempts, limits.connect_period),
             rng=random.Random(plan.seed),
             transport=WebsocketsTransport(clock),
         )
