@@ -1025,6 +1025,43 @@ def test_a_line_that_merely_lags_proves_nothing() -> None:
     assert bench.resets == 0
 
 
+@pytest.mark.parametrize("kind", [Kind.BOOKTICKER, Kind.TRADE])
+def test_a_reset_is_seen_where_no_line_remembers_the_last_id(kind: Kind) -> None:
+    """It takes two ids far below, ten seconds after anything came above: no lag explains that."""
+    bench = Bench(kind, Ids.CONSECUTIVE, lines=3)
+    bring = bench.quote if kind is Kind.BOOKTICKER else bench.trade
+    bring(0, 1_000_000)
+    bench.arbiter.close(bench.ports[0])
+    for id in (5, 6):
+        bench.wait(4.0)
+        bring(1, id)
+        bring(2, id)
+    bench.wait(4.0)
+    assert bench.resets == 0
+    for id in (7, 8):
+        bring(2, id)
+    bench.wait(2.5)
+    assert bench.resets == 1
+    bring(1, 9)
+    assert bench.published()[-1] == 9
+    if kind is Kind.TRADE:
+        assert bench.published() == [1_000_000, 5, 6, 7, 8, 9]
+
+
+def test_a_line_that_began_below_proves_a_reset_when_its_own_ids_have_dropped() -> None:
+    bench = trades(lines=2)
+    bench.trade(0, 1_000_000)
+    bench.arbiter.close(bench.ports[0])
+    bench.wait(3.0)
+    bench.trade(1, 500_000)
+    bench.wait(3.0)
+    for id in (5, 6):
+        bench.trade(1, id)
+    bench.wait(2.5)
+    assert bench.published() == [1_000_000, 500_000, 5, 6]
+    assert bench.resets == 2
+
+
 def test_a_held_out_line_cannot_wedge_the_new_generation() -> None:
     """Line 1 lags behind over the reset: its old ids are far above all new ones."""
     bench = quotes()

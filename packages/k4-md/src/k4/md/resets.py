@@ -61,7 +61,7 @@ class Fallen:
     began_ns: the arbiter's `awake_ns` when its ids dropped first. held: what it brought. taken:
     what those messages did to the ledger of gaps of the generation that may be over. proves: False
     for a line that began below the last id: it may lag, so others have to prove the reset, but what
-    it brought is held with theirs.
+    it brought is held with theirs. See `proved` for where no such line is left.
     """
 
     __slots__ = (
@@ -108,10 +108,23 @@ class Fallen:
     def _fall_again(self, id: int, now_ns: int, keep: bool) -> None:
         """Another reset, before the former one was proved."""
         held, taken, fell_ns = self.held, self.taken, self.fell_ns
+        self.proves = True  # however it began: now its own ids have dropped
         was_disorder = self.drop <= WINDOW_IDS
         self.fall(self.height - id, id, now_ns)
         if keep and not was_disorder:
             self.held, self.taken, self.fell_ns = held, taken, fell_ns
+
+    def proved(self, s: Slot, reset_ns: int) -> bool:
+        """Whether two ids rose while no line brought one above the last.
+
+        A line that began below the last id says so only where no lag can explain it: far below, and
+        when no line has brought anything above for long. Otherwise a slot whose last id no line
+        remembers would be silent for ever.
+        """
+        if self.proves:
+            return self.rose_ns[0] >= s.advance_ns
+        is_far = s.last - self.last > WINDOW_IDS
+        return is_far and self.rose_ns[0] - s.advance_ns >= PATIENCE * reset_ns
 
     def took(self, before: Figures, after: Figures) -> None:
         """The ledger of gaps went from `before` to `after` by one of its messages."""
@@ -427,7 +440,7 @@ def _fallen(arbiter: Arbiter, s: Slot) -> tuple[list[Port], int]:
         else:
             _caught_up(port, s)
     falls = [port.fallen[slot] for port in fallen]
-    proofs = [fall for fall in falls if fall.proves and fall.rose_ns[0] >= s.advance_ns]
+    proofs = [fall for fall in falls if fall.proved(s, arbiter.reset_ns)]
     if not proofs:
         return [], 0
     low, trades = max(proofs, key=lambda fall: fall.drop).last, s.kind in TRADES
