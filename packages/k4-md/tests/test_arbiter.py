@@ -899,6 +899,47 @@ def test_a_generation_begins_with_what_was_doubted_until_the_proof() -> None:
     assert bench.ports[1].stale == 1
 
 
+def test_what_was_doubted_of_one_reset_is_not_of_the_next() -> None:
+    """The second one proves the first, and is itself proved two seconds later."""
+    bench = trades(Ids.SUSPECTED, reset=Reset.NEWER_TIME)
+    far, us = WINDOW_IDS * 2, START // 1000
+    bench.trade(0, 3 * far, us=us)
+    for i in range(3):
+        bench.trade(0, 2 * far + i, us=us + 2_000_000)
+    for line in (0, 1):
+        bench.trade(line, far, us=us + 4_000_000)
+    assert bench.resets == 1
+    bench.trade(1, far + 1, us=us + 7_000_000)
+    assert bench.resets == 2
+    bench.trade(0, far + 1, us=us + 7_000_000)
+    bench.trade(0, far + 2, us=us + 8_000_000)
+    assert bench.published() == [3 * far, *range(2 * far, 2 * far + 3), *range(far, far + 3)]
+
+
+def test_two_resets_that_one_trade_proves_open_one_after_the_other() -> None:
+    bench = trades(Ids.SUSPECTED, reset=Reset.NEWER_TIME)
+    far, us = WINDOW_IDS * 2, START // 1000
+    bench.trade(0, 3 * far, us=us)
+    bench.trade(0, 2 * far, us=us + 1_000_000)
+    bench.trade(0, far, us=us + 1_500_000)
+    bench.trade(0, far + 1, us=us + 3_500_000)
+    assert bench.resets == 2
+    bench.trade(1, far, us=us + 1_500_000)
+    bench.trade(1, far + 2, us=us + 3_500_000)
+    assert bench.published() == [3 * far, 2 * far, far, far + 1, far + 2]
+
+
+def test_trades_of_the_resets_own_millisecond_are_new_whichever_came_first() -> None:
+    bench = trades(Ids.SUSPECTED, reset=Reset.NEWER_TIME)
+    us = START // 1000
+    bench.trade(0, 10_000, us=us)
+    bench.trade(0, 503, us=us + 3_000_000)
+    for line, id in ((1, 501), (1, 502), (1, 503), (1, 504), (0, 504), (0, 502), (1, 9_999)):
+        bench.trade(line, id, us=us + 3_000_000)
+    assert bench.published() == [10_000, 503, 501, 502, 504]
+    assert bench.resets == 1
+
+
 def test_a_disordered_time_is_no_reset_and_still_heals() -> None:
     bench = trades(Ids.SUSPECTED, reset=Reset.NEWER_TIME)
     us = START // 1000

@@ -234,9 +234,8 @@ def fresh(
     elif us and _is_ordered(s):
         if id < s.last and us > s.time_us:
             held = Held(id, first_id, key, us, values, port.now, False)
-            if not _proves_reset(port.arbiter, s, id, us):
+            if not _proves_reset(port.arbiter, s, id, us) or not _open_with_doubted(port, s, held):
                 return _doubt(port, s, held)
-            _open_with_doubted(port, s, held)
         elif id > s.last and s.doubted:
             _settle(s, us)
     rank = us if s.window is not None and not s.window.ordered else id
@@ -291,11 +290,12 @@ def admits(port: Port, s: Slot, id: int, us: int) -> bool:
     """Whether a message belongs to the slot's generation (asked only after a reset)."""
     slot = s.slot
     if us and s.floor_us:
-        # Trades of the reset's own millisecond are new ones if their ids continue it.
+        # Trades of the reset's own millisecond are new ones if their ids are near its own.
         belongs = us > s.floor_us or (
             us == s.floor_us
             and s.kind in TRADES
-            and s.opened_with < id < min(s.opened_with + WINDOW_IDS, s.previous)
+            and id != s.opened_with
+            and abs(id - s.opened_with) < min(WINDOW_IDS, s.previous - id)
         )
     elif port.generation[slot] == s.generation:
         return True
@@ -551,17 +551,35 @@ def _settle(s: Slot, us: int) -> None:
                 s.gaps.offer(held.id, held.local_ns, held.first_id)
 
 
-def _open_with_doubted(port: Port, s: Slot, proof: Held) -> None:
-    """Open a generation that begins with what was doubted until `proof` came."""
-    doubted = sorted(
-        (pair for pair in s.doubted.values() if pair[1].us > s.time_us),
-        key=lambda pair: pair[1].id,
-    )
-    s.doubted.clear()
-    first = [proof, *(held for _, held in doubted)]
-    _open(port.arbiter, s, min(h.us for h in first), min(h.id for h in first))
-    for bringer, held in doubted:
-        _publish_held(bringer, s, held)
+def _open_with_doubted(port: Port, s: Slot, proof: Held) -> bool:
+    """Open a generation that begins with what was doubted until `proof` came.
+
+    What was doubted and is far above the proof is of a reset before that. It opens first, and False
+    is the answer where the proof is not newer enough than that to prove another one.
+    """
+    while True:
+        doubted = sorted(
+            (pair for pair in s.doubted.values() if pair[1].us > s.time_us),
+            key=lambda pair: pair[1].id,
+        )
+        former = [pair for pair in doubted if pair[1].id - proof.id > WINDOW_IDS]
+        if former:
+            oldest = min(former, key=lambda pair: pair[1].us)[1].id
+            former = [pair for pair in former if abs(pair[1].id - oldest) <= WINDOW_IDS]
+        begins = former or doubted
+        first = [held for _, held in begins] if former else [proof, *(held for _, held in begins)]
+        _open(port.arbiter, s, min(h.us for h in first), min(h.id for h in first))
+        for bringer, held in begins:
+            _publish_held(bringer, s, held)
+        if not former:
+            return True
+        assert s.window is not None
+        for pair in doubted:
+            if pair not in former:  # of the reset that `proof` is of, or of one between
+                s.window.offer(pair[1].key, pair[1].id, port.now)
+                s.doubted[pair[1].key] = pair
+        if not _proves_reset(port.arbiter, s, proof.id, proof.us):
+            return False
 
 
 def _is_ordered(s: Slot) -> bool:
