@@ -139,17 +139,25 @@ def test_a_gap_that_is_not_counted_or_is_invented_is_found(lost: int, gaps: int)
 QUOTES = SeriesKey("binance", "spot", "BTCUSDT", Kind.BOOKTICKER)
 
 
-def unpublished_generation(seconds: float, *lines: tuple[int, int]) -> Verdict:
+def unpublished_generation(
+    seconds: float,
+    *lines: tuple[int, int],
+    venue: str = "binance",
+    step: float = 1.0,
+    ids: tuple[int, ...] = (900, 901, 500, 501, 100, 101),
+) -> Verdict:
     """Of three generations of two quotes each the second, which lasted so long after its second
-    quote, was never published. lines: which two of its rows each connection brought."""
+    quote, was never published. lines: which two of its rows each connection brought. step: seconds
+    between two quotes."""
     ledger = Ledger()
-    series = ledger.series(QUOTES, 2, 0)
+    key = QUOTES._replace(venue=venue)
+    series = ledger.series(key, 2, 0)
     us = BEGAN_US
-    for row, id in enumerate((900, 901, 500, 501, 100, 101)):
-        us += int(seconds * 1e6) if row == 4 else 1_000_000
+    for row, id in enumerate(ids):
+        us += int((seconds if row == 4 else step) * 1e6)
         series.add(row // 2, id, us, us, 100, 1, 101, 1, 0, 0)
     for brought in lines:
-        log = ledger.connection("binance", "spot", "/")
+        log = ledger.connection(venue, "spot", "/")
         for row in (0, 1, *brought, 4, 5):
             log.sent.append(frame_key(series, row))
         log.confirmed = len(log.sent)
@@ -158,6 +166,7 @@ def unpublished_generation(seconds: float, *lines: tuple[int, int]) -> Verdict:
     out = np.zeros(len(rows), dtype=layout.LAYOUTS[Kind.BOOKTICKER].dtype)
     out["symbol"], out["update_id"] = b"BTCUSDT", table["id"][rows]
     out["bid_price"], out["bid_vol"], out["ask_price"], out["ask_vol"] = 1.0, 1.0, 1.01, 1.0
+    out["event_timestamp_us"] = out["trade_timestamp_us"] = table["trade_us"][rows]
     return judge(ledger, series, out, {"ids": "newest", "resets": 2})
 
 
@@ -169,3 +178,15 @@ def test_a_generation_of_quotes_that_could_be_proved_and_is_missing_is_lost() ->
 def test_a_generation_of_quotes_that_no_line_could_prove_in_time_is_not_lost() -> None:
     assert unpublished_generation(2.0, (2, 3)).violations == 0
     assert unpublished_generation(10.0, (2, 2), (3, 3)).violations == 0, "no line brought two"
+
+
+def test_where_time_is_the_evidence_a_generation_without_it_is_not_lost() -> None:
+    assert unpublished_generation(1.0, (2, 3), venue="okx", step=1.5).lost == 1
+    assert unpublished_generation(1.0, (2, 2), venue="okx", step=1.5).violations == 0
+    assert unpublished_generation(1.0, (2, 3), venue="okx", step=0.9).violations == 0
+
+
+def test_where_an_id_of_one_is_the_evidence_a_generation_without_it_is_not_lost() -> None:
+    ids = (900, 901, 1, 2, 100, 101)
+    assert unpublished_generation(1.0, (2, 3), venue="bybit", ids=ids).lost == 1
+    assert unpublished_generation(1.0, (3, 3), venue="bybit", ids=ids).violations == 0

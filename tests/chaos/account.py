@@ -107,7 +107,7 @@ def judge(ledger: Ledger, series: Series, records: Table, said: Mapping[str, Any
     if verdict.invented:
         verdict.notes.append(f"{verdict.invented} that no connection was sent")
     records, rows = records[known], rows[known]
-    _order(verdict, series.key, table, rows)
+    _order(verdict, series.key, table, rows, confirmed)
     wrong = wrong_fields(series, table, records, rows)
     verdict.wrong = sum(wrong.values())
     verdict.notes += [f"{name}: {count} wrong" for name, count in wrong.items() if count]
@@ -160,7 +160,7 @@ def rows_of(table: Table, ids: npt.NDArray[np.uint64], kind: Kind) -> Ints:
     return np.array(found, dtype=np.int64)
 
 
-def _order(verdict: Verdict, key: SeriesKey, table: Table, rows: Ints) -> None:
+def _order(verdict: Verdict, key: SeriesKey, table: Table, rows: Ints, confirmed: Bools) -> None:
     kept, counts = np.unique(rows, return_counts=True)
     verdict.duplicates = len(rows) - len(kept)
     verdict.notes += [f"published twice: {table[row]['id']}" for row in kept[counts > 1][:5]]
@@ -172,7 +172,11 @@ def _order(verdict: Verdict, key: SeriesKey, table: Table, rows: Ints) -> None:
         verdict.backward += int((np.diff(rows) < 0).sum())
     if verdict.backward:
         verdict.notes.append(f"{verdict.backward} backward")
-    opened = len(np.unique(generation)) - 1
+    opened = sum(
+        key.venue == "binance"
+        or _is_evident(key, table, confirmed & (table["generation"] == number))
+        for number in np.unique(generation)[1:].tolist()
+    )
     if opened > verdict.resets:
         verdict.backward += opened - verdict.resets
         verdict.notes.append(f"{opened} resets published, {verdict.resets} counted")
@@ -289,10 +293,17 @@ def _outdated(
         due, done = rows[confirmed[rows]], rows[published[rows]]
         if not len(due) or (len(done) and (done[-1] >= due[-1] or generation < over)):
             continue
-        if not len(done) and generation < over and not _provable(ledger, key, table, due):
-            continue
+        if not len(done) and generation < over:
+            of = confirmed & (table["generation"] == generation)
+            if not (
+                _provable(ledger, key, table, due)
+                if key.venue == "binance"
+                else _is_evident(key, table, of)
+            ):
+                continue
         # The same five levels are not published again.
-        if key.kind is Kind.DEPTH5 and len(done) and not changed(table[[done[-1], due[-1]]])[1]:
+        shown = np.flatnonzero(published[: due[-1]])[-1:]
+        if key.kind is Kind.DEPTH5 and len(shown) and not changed(table[[shown[0], due[-1]]])[1]:
             continue
         found += 1
         last = table[done[-1]]["id"] if len(done) else "nothing"
@@ -300,6 +311,18 @@ def _outdated(
             f"generation {generation} ends with {last}, delivered {table[due[-1]]['id']}"
         )
     return found
+
+
+def _is_evident(key: SeriesKey, table: Table, rows: Bools) -> bool:
+    """Whether rows of a generation carry evidence that it has begun. On Bybit that is the id 1,
+    which tells nothing if it was the last one as well: the venue repeats what does not change."""
+    of = table["generation"][np.argmax(rows)] if rows.any() else 0
+    former = table[table["generation"] < of]
+    if not rows.any() or not len(former):
+        return False
+    if key.venue == "bybit" and key.kind not in TRADES:
+        return bool((table["id"][rows] == 1).any()) and int(former["id"][-1]) != 1
+    return bool(table["trade_us"][rows].max() > former["trade_us"].max() + EVIDENCE_US)
 
 
 def _provable(ledger: Ledger, key: SeriesKey, table: Table, rows: Ints) -> bool:
