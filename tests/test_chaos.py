@@ -81,6 +81,23 @@ def test_chaos_in_a_quiet_market_with_times(venue: str) -> None:
     assert quiet(venue=venue).total("published") > 100
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        # A channel of a successor was silent: all other silent lines waited for it.
+        {"venue": "bybit", "seed": 609, "rate": 30.0},
+        # Two resets in two seconds, of which the first proof takes both.
+        {"venue": "okx", "seed": 624, "rate": 3.0, "uneven": True, "reset_sec": 30.0},
+        # No line that serves has brought the last id of the generation that is over.
+        {"venue": "binance", "seed": 635, "rate": 0.5, "uneven": True, "reset_sec": 40.0},
+    ],
+)
+def test_chaos_that_broke_a_promise_once(changes: dict[str, object]) -> None:
+    outcome = quiet(**changes)
+    assert outcome.stalls["count"] > 2
+
+
 def test_a_run_in_virtual_time_depends_on_its_seed_alone() -> None:
     once, again, other = (
         virtual.run(msgspec.structs.replace(QUIET, venue="bybit", seed=seed, messages=500))

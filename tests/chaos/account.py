@@ -101,7 +101,8 @@ def judge(ledger: Ledger, series: Series, records: Table, said: Mapping[str, Any
         resets=int(said["resets"]),
         notes=[],
     )
-    rows = rows_of(table, records[ID_FIELD[kind]], kind)
+    times = records["trade_timestamp_us"]
+    rows = rows_of(table, records[ID_FIELD[kind]], times, kind)
     known = rows >= 0
     verdict.invented = int((~known).sum()) + int((~sent[rows[known]]).sum())
     if verdict.invented:
@@ -130,11 +131,14 @@ def judge(ledger: Ledger, series: Series, records: Table, said: Mapping[str, Any
     return verdict
 
 
-def rows_of(table: Table, ids: npt.NDArray[np.uint64], kind: Kind) -> Ints:
+def rows_of(
+    table: Table, ids: npt.NDArray[np.uint64], times: npt.NDArray[np.uint64], kind: Kind
+) -> Ints:
     """The row of every published id, -1 where there is none.
 
     Ids that began anew at a reset may repeat those of an earlier generation. Quotes and books only
-    rise within one, so the published order tells which is meant; trade ids do not repeat here.
+    rise within one, so the published order tells which is meant, and the time (µs or whole ms, 0
+    where the feed has none) where a generation was skipped. Trade ids do not repeat here.
     """
     order = np.argsort(table["id"], kind="stable")
     sorted_ids = table["id"][order]
@@ -150,13 +154,21 @@ def rows_of(table: Table, ids: npt.NDArray[np.uint64], kind: Kind) -> Ints:
         zip(table["generation"].tolist(), table["id"].tolist(), strict=True)
     ):
         position.setdefault((generation, id), row)
+    exact = table["trade_us"]
+
+    def row_of(turn: int, id: int, us: int) -> int:
+        row = position.get((generations[turn], id), -1)
+        return row if row >= 0 and us in (0, exact[row], exact[row] // 1000 * 1000) else -1
+
     found, turn, before = [], 0, -1
-    for id in ids.tolist():
+    for id, us in zip(ids.tolist(), times.tolist(), strict=True):
         turn += id <= before
         before = id
-        while turn < len(generations) and (generations[turn], id) not in position:
-            turn += 1
-        found.append(position[generations[turn], id] if turn < len(generations) else -1)
+        rows = (
+            (at, row_of(at, id, time)) for time in (us, 0) for at in range(turn, len(generations))
+        )
+        turn, row = next((pair for pair in rows if pair[1] >= 0), (turn, -1))
+        found.append(row)
     return np.array(found, dtype=np.int64)
 
 

@@ -20,7 +20,7 @@ from k4.runner.sim.ledger import Ledger
 from k4.runner.sim.venue import VenueSpec
 from k4.runner.sim.venues import SimSpec, SimVenues
 
-from . import script
+from . import script, stalls
 from .account import Verdict, judge, series_key
 from .reading import Reading
 
@@ -40,7 +40,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How long a run is. messages: data frames sent, all connections. rate: market events a second
     of real time. seconds: of real time at least; limit: at most, then the run is a failure.
     reset_sec: of the venue's time, between two resets; uneven: on average, so that some follow
-    close on each other.
+    close on each other. stall_sec: of the venue's time, for which a line may live on at most that
+    was stalled and proved silent; 0 where that is only measured, as on a busy machine.
     """
 
     venue: str
@@ -53,6 +54,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     limit: float = 1_800.0
     reset_sec: float = RESET_SEC
     uneven: bool = False
+    stall_sec: float = 0.0
     log_level: str = "critical"
 
 
@@ -108,6 +110,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     rotations: int
     pauses: int
     lapped: int
+    stalls: dict[str, float]
     problems: list[str]
 
     @property
@@ -146,6 +149,7 @@ class Outcome(msgspec.Struct, kw_only=True):
             "rotations": self.rotations,
             **{name: self.total(name) for name in names},
             "lapped": self.lapped,
+            "stall_sec": self.stalls,
             "pauses": self.pauses,
             "faults": figures["faults"],
             "lines": {
@@ -287,6 +291,12 @@ def _outcome(
             problems.append(f"{key}: generation {generation}, {figures['resets']} resets counted")
         if len(records) != figures["published"]:
             problems.append(f"{key}: {len(records)} read, {figures['published']} published")
+    stalled = stalls.stalls(ledger, script.faults(plan.venue))
+    problems += [
+        f"connection {stall.connection} was stalled, and lived on for {stall.seconds:.1f} s"
+        for stall in stalled
+        if 0.0 < plan.stall_sec < stall.seconds
+    ]
     return Outcome(
         plan=plan,
         seconds=seconds,
@@ -296,5 +306,6 @@ def _outcome(
         rotations=sum(stream["rotations"] for stream in gateway.streams),
         pauses=pauses,
         lapped=reading.lapped,
+        stalls=stalls.summary(stalled),
         problems=problems,
     )

@@ -27,13 +27,15 @@ from .network import HostClock, VirtualLoop
 from .run import Outcome, Plan
 from .run import run as run_at
 
+STALL_SEC = 25.0  # the stall timeout, a handshake that hangs, and a pause or a slow answer
+
 
 def run(plan: Plan) -> Outcome:
     """Raises Failure where the run did not come about. `plan.factor` is 1 here, whatever it says.
 
     A market of one event a second, some of them trades, is one in which hardly anything happens.
     """
-    plan = msgspec.structs.replace(plan, factor=1.0)
+    plan = msgspec.structs.replace(plan, factor=1.0, stall_sec=STALL_SEC)
     loop = VirtualLoop(plan.seed)
     configure(plan.log_level, module_name="chaos", clock=HostClock(loop, loop.gateway))
     with asyncio.Runner(loop_factory=lambda: loop) as runner:

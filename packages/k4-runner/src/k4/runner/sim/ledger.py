@@ -222,6 +222,15 @@ class ConnectionLog:
         }
 
 
+class Frames(NamedTuple):
+    """One element per frame: position of its series, the last row in it, and when it was written
+    (wall clock, ns)."""
+
+    series: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    ns: npt.NDArray[np.int64]
+
+
 def frame_key(series: Series, row: int, count: int = 1) -> int:
     """The 8-byte name of a frame that carries `count` rows of a series, from `row` on."""
     return series.index << (_ROW_BITS + _COUNT_BITS) | row << _COUNT_BITS | count
@@ -331,6 +340,15 @@ class Ledger:
             at = np.searchsorted(marks[:, 0], np.flatnonzero(brings), side="right")
             found += marks[at, 1].tolist()
         return found
+
+    def frames(self, connection: int) -> Frames:
+        """Every data frame that one connection was sent, in the order of writing."""
+        log = self.connections[connection]
+        sent = np.array(log.sent, dtype=np.int64)
+        marks = np.array(log.marks, dtype=np.int64).reshape(-1, 2)
+        at = np.searchsorted(marks[:, 0], np.arange(len(sent)), side="right")
+        last = (sent >> _COUNT_BITS & _ROW_MASK) + (sent & _COUNT_MASK) - 1
+        return Frames(sent >> (_ROW_BITS + _COUNT_BITS), last, marks[at, 1])
 
     def faults(self, fault: str = "") -> list[FaultRecord]:
         """The faults that happened, in order; only those of one name when it is given."""
