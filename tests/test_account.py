@@ -190,3 +190,28 @@ def test_where_an_id_of_one_is_the_evidence_a_generation_without_it_is_not_lost(
     ids = (900, 901, 1, 2, 100, 101)
     assert unpublished_generation(1.0, (2, 3), venue="bybit", ids=ids).lost == 1
     assert unpublished_generation(1.0, (3, 3), venue="bybit", ids=ids).violations == 0
+
+
+def test_a_trade_that_all_lines_got_behind_a_snapshot_that_had_it_is_history() -> None:
+    def verdict(*subscribed_us: int) -> Verdict:
+        ledger = Ledger()
+        key = KEY._replace(venue="bitget")
+        series = ledger.series(key, 2, 0)
+        for row in range(10):
+            us = trade_us(row)
+            series.add(0, OLD[row], us, us, OLD[row], 100 + row, 7, 0, 0)
+        for at_us in subscribed_us:
+            log = ledger.connection("bitget", "public", "/")
+            log.topics.append(("SPOT:trade:BTCUSDT", at_us * 1_000))
+            for row in range(10):
+                log.sent.append(frame_key(series, row))
+                log.marks.extend((len(log.sent), (trade_us(row) + 1_000) * 1_000))
+            log.confirmed = len(log.sent)
+        said = {"ids": "unknown", "resets": 0, "lost": 0, "gaps": 0}
+        return judge(ledger, series, records([row for row in range(10) if row != 5]), said)
+
+    between = trade_us(5) + 500
+    assert verdict(between).violations == 0
+    assert verdict(between, between).violations == 0
+    assert verdict(between, BEGAN_US).lost == 1
+    assert verdict(between + 1_000).lost == 1

@@ -5,8 +5,8 @@ connection certainly brought it: it later answered a ping sent after the frame, 
 order. It was `sent` when some connection was given it. What is published must lie between the two.
 
     lost        trades: confirmed and not published, unless all copies came when a reset had made
-                them stale. Quotes and books: generations whose newest published one is older than
-                the newest confirmed
+                them stale, or after a snapshot that had them as history. Quotes and books:
+                generations whose newest published one is older than the newest confirmed
     duplicates  ids published twice in a generation
     backward    quotes and books that do not rise within a generation, and any record of a
                 generation that was over. Where time is the evidence of a reset, trades of both
@@ -122,6 +122,8 @@ def judge(ledger: Ledger, series: Series, records: Table, said: Mapping[str, Any
         if lost and key.venue != "binance":
             openings = openings_of(table, records, rows)
             lost = [row for row in lost if not stale(ledger, key, row, table[row], openings)]
+        if lost and key.venue == "bitget":
+            lost = [row for row in lost if not is_history(ledger, key, row, table[row])]
         verdict.lost = len(lost)
         verdict.notes += [f"lost {table[row]['id']}" for row in lost[:5]]
     else:
@@ -247,6 +249,19 @@ def stale(
         and (trade["generation"] < number or trade["trade_us"] <= opening.floor_us)
         for number, opening in openings.items()
         if trade["generation"] <= number
+    )
+
+
+def is_history(ledger: Ledger, key: SeriesKey, row: int, trade: np.void) -> bool:
+    """Whether all that got a trade had subscribed after it happened and before they were sent it:
+    then it was in the snapshot, too, which overtook it, and such trades are history."""
+    happened_ns = int(trade["trade_us"]) * 1_000
+    return all(
+        any(
+            happened_ns <= ns <= sent_ns and topic.endswith(f":trade:{key.symbol}")
+            for topic, ns in log.topics
+        )
+        for log, sent_ns in ledger.deliveries(key, row)
     )
 
 

@@ -328,8 +328,9 @@ class Ledger:
         starts = np.repeat(rows - np.concatenate(([0], np.cumsum(counts)[:-1])), counts)
         return starts + np.arange(int(counts.sum()), dtype=np.int64)
 
-    def sent_ns(self, key: SeriesKey, row: int) -> list[int]:
-        """When one row was written to connections that certainly got it: wall clock in ns."""
+    def deliveries(self, key: SeriesKey, row: int) -> list[tuple[ConnectionLog, int]]:
+        """The connections that certainly got one row, and when it was written to them: wall clock
+        in ns."""
         series, found = self._series[key], []
         for log in self.connections:
             sent = np.array(log.sent[: log.confirmed], dtype=np.int64)
@@ -338,8 +339,12 @@ class Ledger:
             brings &= row < first + (sent & _COUNT_MASK)
             marks = np.array(log.marks, dtype=np.int64).reshape(-1, 2)
             at = np.searchsorted(marks[:, 0], np.flatnonzero(brings), side="right")
-            found += marks[at, 1].tolist()
+            found += [(log, ns) for ns in marks[at, 1].tolist()]
         return found
+
+    def sent_ns(self, key: SeriesKey, row: int) -> list[int]:
+        """When one row was written to connections that certainly got it: wall clock in ns."""
+        return [ns for _, ns in self.deliveries(key, row)]
 
     def frames(self, connection: int) -> Frames:
         """Every data frame that one connection was sent, in the order of writing."""
