@@ -929,15 +929,22 @@ def test_two_resets_that_one_trade_proves_open_one_after_the_other() -> None:
     assert bench.published() == [3 * far, 2 * far, far, far + 1, far + 2]
 
 
-def test_trades_of_the_resets_own_millisecond_are_new_whichever_came_first() -> None:
+def test_trades_before_the_one_that_proved_their_reset_are_new() -> None:
+    """Another line brought them, a little later."""
     bench = trades(Ids.SUSPECTED, reset=Reset.NEWER_TIME)
     us = START // 1000
     bench.trade(0, 10_000, us=us)
     bench.trade(0, 503, us=us + 3_000_000)
     for line, id in ((1, 501), (1, 502), (1, 503), (1, 504), (0, 504), (0, 502), (1, 9_999)):
-        bench.trade(line, id, us=us + 3_000_000)
-    assert bench.published() == [10_000, 503, 501, 502, 504]
+        bench.trade(line, id, us=us + 3_000_000)  # in the same millisecond
+    bench.trade(1, 500, us=us + 1_000_000)
+    bench.trade(1, 499, us=us)  # as old as the former generation
+    bench.trade(1, 10_001, us=us + 1_000_000)  # of that by its id
+    assert bench.published() == [10_000, 503, 501, 502, 504, 500]
     assert bench.resets == 1
+    gaps = bench.arbiter.live_slots()[0].gaps
+    assert gaps is not None
+    assert (gaps.runs, gaps.lost) == (0, 0)
 
 
 def test_a_disordered_time_is_no_reset_and_still_heals() -> None:

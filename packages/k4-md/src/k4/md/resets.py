@@ -290,9 +290,10 @@ def admits(port: Port, s: Slot, id: int, us: int) -> bool:
     """Whether a message belongs to the slot's generation (asked only after a reset)."""
     slot = s.slot
     if us and s.floor_us:
-        # Trades of the reset's own millisecond are new ones if their ids are near its own.
+        # What proved the reset need not be its first trade: others are new ones if they are newer
+        # than the former generation, and their ids near those of the proof.
         belongs = us > s.floor_us or (
-            us == s.floor_us
+            us > s.former_us
             and s.kind in TRADES
             and id != s.opened_with
             and abs(id - s.opened_with) < min(WINDOW_IDS, s.previous - id)

@@ -52,7 +52,7 @@ class Slot:
     newest venue time instead, also in every port's `own`. advance_ns: local time when
     `last` last rose. gate: set from the first reset on; messages then pass `Port.admits`.
     floor_us: venue time of the generation's first message, 0 where the stream has no time.
-    previous: the last id of the former generation. recent: published updates by id whose copies
+    previous, former_us: the last id of the former generation, and its newest time. recent: published updates by id whose copies
     are awaited, None with a single line. top: figures of the book published last. time_us: venue
     time of the newest trade or book, 0 before the first. doubted: by key, trades of which it is not
     known yet whether they are of this generation, and who brought them. proved_ns: local time when
@@ -65,6 +65,7 @@ class Slot:
         "channel",
         "doubted",
         "floor_us",
+        "former_us",
         "gaps",
         "gate",
         "generation",
@@ -105,6 +106,7 @@ class Slot:
         self.gate = False
         self.floor_us = 0
         self.previous = -1
+        self.former_us = 0
         self.opened_with = -1
         self.generation = 0
         self.resets = 0
@@ -229,6 +231,7 @@ class Slot:
     def open_generation(self, first_us: int, first_id: int) -> None:
         """The venue's ids began anew with `first_id`, at venue time `first_us` (0: it has none)."""
         self.previous = self.last
+        self.former_us = self.time_us
         self.last = -1
         self.floor_us = first_us
         self.opened_with = first_id
