@@ -52,11 +52,12 @@ class Slot:
     newest venue time instead, also in every port's `own`. advance_ns: local time when
     `last` last rose. gate: set from the first reset on; messages then pass `Port.admits`.
     floor_us: venue time of the generation's first message, 0 where the stream has no time.
-    previous, former_us: the last id of the former generation, and its newest time. recent: published updates by id whose copies
-    are awaited, None with a single line. top: figures of the book published last. time_us: venue
-    time of the newest trade or book, 0 before the first. doubted: by key, trades of which it is not
-    known yet whether they are of this generation, and who brought them. proved_ns: local time when
-    silence had proved a reset, as far as what was read by then tells; 0 while it has not.
+    previous, former_us: the last id of the former generation, and its newest time. recent:
+    published updates by id whose copies are awaited, None with a single line. top: figures of the
+    book published last. time_us: venue time of the newest trade or book, 0 before the first.
+    doubted: by key, trades of which it is not known yet whether they are of this generation, and
+    who brought them. proved_ns: local time when silence had proved a reset, as far as what was read
+    by then tells; 0 while it has not.
     """
 
     __slots__ = (
