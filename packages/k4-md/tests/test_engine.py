@@ -454,6 +454,32 @@ def test_a_silent_successor_is_given_up_and_holds_up_no_other_line(
     case.assert_nothing_lost()
 
 
+def test_successors_that_are_always_silent_are_tried_less_and_less(
+    make: Callable[..., Case],
+) -> None:
+    """Whatever is new lacks the quotes, and the first line lacks the trades: the venue's fault."""
+    case = make(lines=2, stall_timeout_sec=10.0)
+    case.clock.advance(5.0)
+    old = case.peers()
+    arrive, missing = case.venue.arrive, b"@bookTicker"
+
+    def partly(peer: MemoryPeer, frame: bytes, symbol: str, id: int) -> None:
+        lacks = {old[0]: b"@trade", old[1]: b"\0"}
+        if lacks.get(peer, missing) not in frame:
+            arrive(peer, frame, symbol, id)
+
+    case.venue.arrive = partly  # type: ignore[method-assign]
+    case.clock.advance(19.0)
+    assert case.figures()["abandoned"] == 2
+    case.clock.advance(131.0)
+    assert case.figures()["abandoned"] == 5  # instead of every 5.5 s
+    assert old[0].open
+    missing = b"\0"
+    case.clock.advance(70.0)
+    assert not old[0].open
+    assert (case.figures()["rotations"], case.figures()["abandoned"]) == (1, 5)
+
+
 def test_a_reset_does_not_keep_a_line_from_being_replaced(make: Callable[..., Case]) -> None:
     """The ids that its successor has to reach will never come again."""
     case = make(lines=2)

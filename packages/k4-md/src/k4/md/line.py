@@ -36,7 +36,8 @@ class Line:
 
     id: running number within the stream. born: monotonic seconds. acked_ns: wall clock when it was
     last subscribed, 0 while it is not. life: seconds after which it is to be renewed, 0 for never.
-    clock: how old its frames are.
+    clock: how old its frames are. wanted: why a successor is to be tried again, from `retry_at` on
+    (monotonic seconds), after so many had `failed`.
     """
 
     message: Callable[[bytes, int, int], None]
@@ -47,6 +48,7 @@ class Line:
         "acked_ns",
         "born",
         "clock",
+        "failed",
         "feed",
         "id",
         "judge_at",
@@ -57,6 +59,8 @@ class Line:
         "message",
         "port",
         "reconnects",
+        "retry_at",
+        "wanted",
         "watch",
     )
 
@@ -84,6 +88,9 @@ class Line:
         self.clock = VenueClock()
         self.measured = float("-inf")
         self.judge_at = 0.0
+        self.wanted = ""
+        self.retry_at = 0.0
+        self.failed = 0
         self.marked: tuple[int, list[float]] = (0, [])
         self._arbiter = arbiter
         self._owner = owner

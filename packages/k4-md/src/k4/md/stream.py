@@ -292,8 +292,11 @@ class Stream:
                     return False
                 succession.reason = reason
                 return True
+        if self._clock.monotonic() < line.retry_at:
+            return False
         if self.successions and reason not in URGENT:
             return False
+        line.wanted = ""
         new = self._open(heir_of=line)
         self.successions.append(Succession(line, new, reason, self._clock.monotonic()))
         self.log.info("replacing line", line=line.id, by=new.id, reason=reason)
@@ -306,8 +309,10 @@ class Stream:
         for succession in list(self.successions):
             self._succeed(succession)
         now = self._clock.monotonic()
-        for line in self.lines:
-            if line.life and now - line.born > line.life and line.up:
+        for line in list(self.lines):
+            if line.wanted:
+                self.replace(line, line.wanted)
+            elif line.life and now - line.born > line.life and line.up:
                 self.replace(line, "age")
         # One line at a time: with many symbols, all of them would hold up their messages.
         due = [line for line in self.all_lines if line.up and now >= line.judge_at]
@@ -445,12 +450,18 @@ class Stream:
             self._resubscribe(line, quiet)
 
     def _renew(self, line: Line) -> bool:
-        """Replace a silent line. A successor is given up, for another one where that is urgent."""
+        """Replace a silent line. A successor is given up. The first time another one may follow at
+        once, then after waits that double, since the fault may be the venue's."""
         for succession in self.successions:
             if succession.new is line:
+                old, stall = succession.old, self._settings.stall_timeout
                 self._abandon(succession, "silent")
-                if succession.reason in URGENT:
-                    self.replace(succession.old, succession.reason)
+                if old.failed:
+                    wait = min(stall * 2.0 ** (old.failed - 1), self.feed.limits.rotation_deadline)
+                    old.retry_at = self._clock.monotonic() + wait
+                old.failed += 1
+                if succession.reason == "notice":  # nothing else asks again
+                    old.wanted = succession.reason
                 return True
         return self.replace(line, "stall")
 
