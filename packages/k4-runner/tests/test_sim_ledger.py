@@ -60,6 +60,21 @@ def test_only_confirmed_frames_count_as_delivered() -> None:
     assert ledger.sent_rows(TRADES, 0).tolist() == [0, 1, 2, 3, 5, 8]
 
 
+def test_every_frame_has_a_time_and_every_row_its_deliveries() -> None:
+    ledger = Ledger()
+    series = trades(ledger, range(100, 110))
+    log, other = (sent(ledger, series, (0, 1), (1, 3), (5, 1)) for _ in range(2))
+    log.marks.extend((1, 10, 3, 20))  # one frame by 10 ns, two more by 20 ns
+    other.marks.extend((3, 30))
+    log.confirmed, other.confirmed = 2, 3
+    frames = ledger.frames(0)
+    assert frames.series.tolist() == [series.index] * 3
+    assert frames.row.tolist() == [0, 3, 5]
+    assert frames.ns.tolist() == [10, 20, 20]
+    assert ledger.deliveries(TRADES, 2) == [(log, 20), (other, 30)]
+    assert ledger.sent_ns(TRADES, 5) == [30]
+
+
 def test_a_gap_is_what_no_connection_delivered() -> None:
     ledger = Ledger()
     series = trades(ledger, range(100, 110))
