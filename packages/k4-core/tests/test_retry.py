@@ -117,6 +117,19 @@ def test_local_budget_is_per_host_and_pauses() -> None:
     assert Unlimited().take("a", 0.0) == 0.0
 
 
+def test_what_can_wait_leaves_half_of_the_burst() -> None:
+    budget = LocalBudget(8, 100.0)  # four at once, then one every 25 s
+    assert [budget.take("a", 0.0), budget.spare("a", 0.0)] == [0.0, True]
+    assert [budget.take("a", 0.0), budget.spare("a", 0.0)] == [0.0, False]
+    assert [budget.take("a", 0.0), budget.take("a", 25.0)] == [0.0, 0.0]
+    assert [budget.spare("a", 50.0), budget.spare("a", 51.0)] == [False, True]
+    assert budget.spare("b", 0.0)
+    budget.pause("b", 0.0, 9.0)
+    assert [budget.spare("b", 8.0), budget.spare("b", 9.0)] == [False, True]
+    assert LocalBudget(0, 0.0).spare("a", 0.0)
+    assert Unlimited().spare("a", 0.0)
+
+
 @pytest.fixture
 def name() -> Iterator[str]:
     name = f"k4-test-budget-{os.getpid()}"
@@ -137,6 +150,28 @@ def test_shared_budget_is_one_for_all_openers(name: str) -> None:
     assert first.take("other", 1.999) == 0.0
     first.close()
     second.close()
+
+
+def test_shared_budget_tells_what_is_to_spare(name: str) -> None:
+    first, second = SharedBudget(name, 8, 100.0), SharedBudget(name, 8, 100.0)
+    assert first.spare(HOST, 0.0)
+    assert [first.take(HOST, 0.0), second.take(HOST, 0.0), first.take(HOST, 0.0)] == [0.0] * 3
+    assert not second.spare(HOST, 25.0)
+    assert second.spare(HOST, 26.0)
+    assert [first.take(HOST, 26.0), second.take(HOST, 26.0)] == [0.0, 0.0], "asking costs nothing"
+    first.pause(HOST, 60.0, 40.0)
+    assert [second.spare(HOST, 99.0), second.spare(HOST, 100.0)] == [False, True]
+    with Path("/dev/shm", name).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert not first.spare(HOST, 200.0), "somebody else is at it"
+    first.close()
+    second.close()
+    SharedBudget.remove(name)
+    free = SharedBudget(name, 0, 0.0)
+    assert free.spare(HOST, 0.0)
+    free.pause(HOST, 0.0, 9.0)
+    assert [free.spare(HOST, 8.0), free.spare(HOST, 9.0)] == [False, True]
+    free.close()
 
 
 def test_shared_budget_without_a_limit_still_pauses(name: str) -> None:

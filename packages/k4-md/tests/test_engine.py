@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -288,6 +289,30 @@ def test_the_slow_line_is_rotated_out_without_a_hole(make: Callable[..., Case]) 
     case.settle()
     case.assert_nothing_lost()
     assert len(case.peers()) == 3
+
+
+def test_rotation_leaves_scarce_attempts_to_lines_that_need_them(
+    make: Callable[..., Case],
+) -> None:
+    case = make(lines=3, redun_reset_on_hb=True, hb_interval_sec=30.0)
+    slow = case.peers()[1]
+    case.venue.delay = lambda peer: case.venue.rng.expovariate(1 / (0.2 if peer is slow else 0.005))
+    host = urlsplit(case.stream.feed.urls[0]).netloc
+    while case.budget.spare(host, case.clock.monotonic()):
+        case.budget.take(host, case.clock.monotonic())
+    case.clock.advance(1.0)
+    for _ in range(20):
+        case.budget.take(host, case.clock.monotonic())
+    case.clock.advance(34.0)
+    assert slow.open
+    case.venue.mute.add(case.peers()[2])
+    case.clock.advance(10.0)
+    assert slow.open
+    assert case.figures()["rotations"] == 1, "of the silent one"
+    case.clock.advance(30.0)
+    assert not slow.open
+    case.settle()
+    case.assert_nothing_lost()
 
 
 def test_equal_lines_are_left_alone(make: Callable[..., Case]) -> None:

@@ -72,11 +72,20 @@ class TokenBucket:
         self.tokens = self.capacity
         self.updated = -math.inf
 
-    def take(self, now: float) -> float:
-        """Take one token: 0 where there was one, else the seconds until there will be."""
+    @property
+    def plentiful(self) -> bool:
+        """Whether more than half of the burst was left when it was looked at last."""
+        return self.tokens > self.capacity / 2
+
+    def refill(self, now: float) -> None:
+        """Add what has come since it was looked at last."""
         elapsed = max(0.0, now - self.updated)
         self.tokens = min(self.capacity, self.tokens + elapsed * self.rate)
         self.updated = max(self.updated, now)
+
+    def take(self, now: float) -> float:
+        """Take one token: 0 where there was one, else the seconds until there will be."""
+        self.refill(now)
         # The tolerance lets a caller who waited exactly as long as told find his token.
         if self.tokens >= 1.0 - 1e-9:
             self.tokens = max(0.0, self.tokens - 1.0)
@@ -91,6 +100,10 @@ class Budget(Protocol):
         """0 where an attempt is granted (and counted), else seconds to wait before asking again."""
         ...
 
+    def spare(self, host: str, now: float) -> bool:
+        """Whether there is enough for what can wait, too: it must not take what others need."""
+        ...
+
     def pause(self, host: str, now: float, seconds: float) -> None:
         """Grant nothing for that long: the venue said so (429, 418) to the whole address."""
         ...
@@ -101,6 +114,9 @@ class Unlimited:
 
     def take(self, host: str, now: float) -> float:
         return 0.0
+
+    def spare(self, host: str, now: float) -> bool:
+        return True
 
     def pause(self, host: str, now: float, seconds: float) -> None:
         return None
@@ -119,12 +135,26 @@ class LocalBudget:
         paused = self._paused.get(host, -math.inf) - now
         if paused > 0:
             return paused
+        bucket = self._bucket(host)
+        return bucket.take(now) if bucket is not None else 0.0
+
+    def spare(self, host: str, now: float) -> bool:
+        if self._paused.get(host, -math.inf) > now:
+            return False
+        bucket = self._bucket(host)
+        if bucket is None:
+            return True
+        bucket.refill(now)
+        return bucket.plentiful
+
+    def _bucket(self, host: str) -> TokenBucket | None:
+        """None: no limit."""
         if self._attempts <= 0 or self._period <= 0:
-            return 0.0
+            return None
         bucket = self._buckets.get(host)
         if bucket is None:
             bucket = self._buckets[host] = TokenBucket(self._attempts, self._period)
-        return bucket.take(now)
+        return bucket
 
     def pause(self, host: str, now: float, seconds: float) -> None:
         self._paused[host] = max(self._paused.get(host, -math.inf), now + seconds)
@@ -186,6 +216,19 @@ class SharedBudget:
                 wait = wait or bucket.take(now)
                 self._save(offset, key, bucket, paused)
             return wait
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def spare(self, host: str, now: float) -> bool:
+        if not self._lock():
+            return False
+        try:
+            offset, key, bucket, paused = self._load(host, now)
+            if bucket is None:
+                return paused <= now
+            bucket.refill(now)
+            self._save(offset, key, bucket, paused)
+            return paused <= now and bucket.plentiful
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 

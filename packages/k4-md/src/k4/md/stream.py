@@ -15,7 +15,7 @@ from typing import Any
 from k4.core.clock import Clock
 from k4.core.enums import Kind
 from k4.core.limits import Keepalive
-from k4.core.link import Link
+from k4.core.link import Link, host_of
 from k4.core.liveness import Duty, Silence, Watch
 from k4.core.log import get_logger
 from k4.core.retry import Budget
@@ -484,6 +484,8 @@ class Stream:
         )
         if not due or not all(line.up for line in self.lines):
             return
+        if not self._budget.spare(host_of(self._dials(self.feed)[0].url), now):
+            return  # lines that are down or silent need the attempts more
         self._rotated, self._messages = now, messages
         worst = slowest([line.sample() for line in self.lines])
         for line in self.lines:
