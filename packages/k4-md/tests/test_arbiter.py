@@ -630,6 +630,22 @@ def test_a_quote_of_a_second_reset_is_not_published_before_those_of_the_first() 
     assert bench.resets == 2
 
 
+@pytest.mark.parametrize("timed", [False, True])
+def test_the_newest_quote_of_a_reset_is_published_however_fast_ids_rise(timed: bool) -> None:
+    """The line that saw the reset first has closed since, a hundred thousands of ids ago."""
+    bench = quotes(lines=3)
+    for line in (0, 1, 2):
+        bench.quote(line, 3_000_000_000, us=timed * START // 1000)
+    for line, id in ((0, 0), (0, 1), (1, 200_000), (1, 400_000), (2, 300_000), (2, 400_000)):
+        bench.now += 100 * MS
+        bench.quote(line, 1_000_000_000 + id, us=timed * (START // 1000 + 1_000_000 + id))
+        if id == 1:
+            bench.arbiter.close(bench.ports[0])
+    bench.wait(3.0)
+    assert bench.published()[-1] == 1_000_400_000
+    assert bench.resets == 1
+
+
 def test_a_reset_behind_the_one_that_is_proved_waits_for_its_own_proof() -> None:
     bench = trades()
     for line in (0, 1):

@@ -114,6 +114,13 @@ class Fallen:
         if keep and not was_disorder:
             self.held, self.taken, self.fell_ns = held, taken, fell_ns
 
+    def is_later(self, other: Fallen) -> bool:
+        """Of a quote or book each: whether it brought the later one, by the venue's time where both
+        have one. That tells a higher id of the same generation from one of a former."""
+        if self.held and other.held and self.held[0].us and other.held[0].us:
+            return self.held[0].us > other.held[0].us
+        return self.rose_ns[1] > other.rose_ns[1]
+
     def proved(self, s: Slot, reset_ns: int) -> bool:
         """Whether two ids rose while no line brought one above the last.
 
@@ -444,16 +451,16 @@ def _fallen(arbiter: Arbiter, s: Slot) -> tuple[list[Port], int]:
     proofs = [fall for fall in falls if fall.proved(s, arbiter.reset_ns)]
     if not proofs:
         return [], 0
-    low, trades = max(proofs, key=lambda fall: fall.drop).last, s.kind in TRADES
-    found = []
+    proof = max(proofs, key=lambda fall: fall.drop)
+    low, found = proof.last, []
     for port in fallen:
-        last = port.fallen[slot].last
-        is_near = 2 * last <= low + s.last
-        if (
-            (is_near or s.last - last > WINDOW_IDS)
-            if trades
-            else is_near and last - low <= WINDOW_IDS
-        ):
+        fall = port.fallen[slot]
+        is_near = 2 * fall.last <= low + s.last
+        if s.kind in TRADES:
+            belongs = is_near or s.last - fall.last > WINDOW_IDS
+        else:
+            belongs = is_near and (fall.last - low <= WINDOW_IDS or fall.is_later(proof))
+        if belongs:
             found.append(port)
     return found, low
 
