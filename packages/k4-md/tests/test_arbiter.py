@@ -61,24 +61,28 @@ class Bench:
     ports: list[Port] = field(default_factory=list)
     venues: list[Venue] = field(default_factory=list)
     answering: bool = False
+    symbols: tuple[str, ...] = ("BTCUSDT",)
 
     def __post_init__(self) -> None:
-        self.ring = RingWriter.in_memory(self.kind, ["BTCUSDT"], self.size)
+        self.ring = RingWriter.in_memory(self.kind, self.symbols, self.size)
         self.arbiter = self.made()
 
     def made(self) -> Arbiter:
-        channel = Channel(
-            slot=self.kind,
-            kind=self.kind,
-            symbol="BTCUSDT",
-            topic="t",
-            ids=self.ids,
-            reset=self.reset,
-        )
+        channels = [
+            Channel(
+                slot=i << 2 | self.kind,
+                kind=self.kind,
+                symbol=symbol,
+                topic="t",
+                ids=self.ids,
+                reset=self.reset,
+            )
+            for i, symbol in enumerate(self.symbols)
+        ]
         arbiter = Arbiter(
             product_type=0,
-            symbols=["BTCUSDT"],
-            channels=[channel],
+            symbols=self.symbols,
+            channels=channels,
             rings={self.kind: self.ring},
             limits=Limits(),
             shared=self.lines > 1,
@@ -101,10 +105,11 @@ class Bench:
         self.ring = RingWriter(self.ring.buffer, self.kind)
         self.arbiter = self.made()
 
-    def quote(self, line: int, id: int, us: int = 0, price: float = 0.0) -> None:
+    def quote(self, line: int, id: int, us: int = 0, price: float = 0.0, symbol: int = 0) -> None:
         port = self.ports[line]
         port.now = self.now
-        port.bbo(Kind.BOOKTICKER, id, us, us, price or float(id), 1.0, id + 1.0, 1.0, 0, 0)
+        slot = symbol << 2 | Kind.BOOKTICKER
+        port.bbo(slot, id, us, us, price or float(id), 1.0, id + 1.0, 1.0, 0, 0)
 
     def trade(self, line: int, id: int, us: int = 0, first: int = -1, key: object = None) -> None:
         port = self.ports[line]
@@ -787,6 +792,27 @@ def test_a_line_that_does_not_answer_is_not_waited_for_if_others_do() -> None:
     bench.wait(0.4, heard=False)
     assert bench.resets == 1
     assert [len(venue.asked) for venue in bench.venues] == [1, 1, 1]
+
+
+def test_a_reset_waits_for_its_own_roll_call_whatever_other_symbols_wait_for() -> None:
+    """One line answers nothing, so that every call takes as long as a reset is waited for."""
+    bench = quotes(answering=True, lines=3, symbols=("BTCUSDT", "ETHUSDT"))
+    bench.venues[2].after_ns = None
+    for symbol in (0, 1):
+        for line in range(3):
+            bench.quote(line, 1000, symbol=symbol)
+    bench.wait(30.0, heard=False)
+    for at, symbol in enumerate((1, 0)):  # the first of the slots begins anew while a call is out
+        for id in (5, 6):
+            bench.wait(1.5 - at, heard=False)
+            for line in (0, 1):
+                bench.quote(line, id, symbol=symbol)
+    bench.wait(1.4, heard=False)
+    assert [len(venue.asked) for venue in bench.venues] == [2, 2, 2]
+    slots = bench.arbiter.live_slots()
+    assert [slot.resets for slot in slots] == [0, 1]
+    bench.wait(2.0, heard=False)
+    assert [slot.resets for slot in slots] == [1, 1]
 
 
 def test_a_line_that_is_gone_is_not_waited_for() -> None:

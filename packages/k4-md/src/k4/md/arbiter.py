@@ -439,7 +439,8 @@ class Arbiter:
     These updates also make a chain per feed, in the order of their first copies; it leads to none
     that is not in `memo`. whole_ns: since when the group has been heard without a break, as far as
     ticks tell. awake_ns: for how long it has been ticked, less the pauses in which this process did
-    not run. ticked_ns: when that was last. roll_call: the last one.
+    not run. ticked_ns: when that was last. roll_call: the last one. called_ns: when the last one
+    that was answered began.
     """
 
     def __init__(
@@ -461,6 +462,7 @@ class Arbiter:
         self.whole_ns = now_ns
         self.awake_ns = 0
         self.roll_call: resets.RollCall | None = None
+        self.called_ns = 0
         self._heard_ns = self.ticked_ns = now_ns
         self.on_reset = on_reset
         self.ports: list[Port] = []

@@ -375,15 +375,21 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> None:
 
 def _roll_called(arbiter: Arbiter, since_ns: int, now_ns: int) -> bool:
     """Whether lines have answered a roll call that began then or later; else one begins as soon as
-    the former is over or too old, and no more often than the venue's rates stand."""
+    the former is over or too old, and no more often than the venue's rates stand.
+
+    Many slots wait for the same calls, each since another time: the one that looks first and needs
+    a new call must not take from the others what the former has told.
+    """
     call = arbiter.roll_call
     age_ns = now_ns - call.began_ns if call is not None else -1
-    if call is not None and 0 <= age_ns < PATIENCE * arbiter.reset_ns:
-        if not call.look():
-            return False
-        if call.began_ns >= since_ns and call.answered:
-            return True
-    if age_ns < 0 or age_ns >= arbiter.reset_ns // 4:
+    under_way = call is not None and 0 <= age_ns < PATIENCE * arbiter.reset_ns
+    if call is not None and under_way and call.look():
+        under_way = False
+        if call.answered:
+            arbiter.called_ns = call.began_ns
+    if since_ns <= arbiter.called_ns <= now_ns:
+        return True
+    if not under_way and (age_ns < 0 or age_ns >= arbiter.reset_ns // 4):
         arbiter.roll_call = RollCall(arbiter, now_ns)
         arbiter.roll_call.look()
     return False
