@@ -227,20 +227,38 @@ def test_host_of(url: str, host: str) -> None:
 
 
 def test_handshake_deadline() -> None:
-    rig = Rig(mute, limits=Limits(handshake_timeout=4.0))
+    """A quarter of what the limits say, so that one that hangs costs little; each that was not
+    answered doubles it, so that a slow venue is reached all the same."""
+    rig = Rig(mute, limits=Limits(handshake_timeout=16.0))
     rig.link.start()
-    rig.clock.advance(3.99)
-    assert rig.state == "connecting"
-    rig.clock.advance(0.01)
-    assert rig.state == "waiting"
-    assert "handshake" in rig.down.reason
-    rig.clock.advance(1.0)
-    assert rig.link.attempts == 2
+    for count, wait in enumerate((4.0, 8.0, 16.0, 16.0)):
+        rig.clock.advance(wait - 0.01)
+        assert (rig.state, len(rig.owner.downs)) == ("connecting", count)
+        rig.clock.advance(0.011)
+        assert len(rig.owner.downs) == count + 1
+        assert "handshake" in rig.down.reason
+        rig.clock.advance(rig.owner.downs[-1][1])
+    assert rig.link.attempts == 5
     first = rig.transport.peers[0]
     first.accept()  # too late: nobody listens any more
     rig.clock.advance(0)
     assert not first.open
-    assert rig.owner.calls == ["down"]
+    assert rig.owner.calls == ["down"] * 4
+
+
+def test_a_venue_that_was_slow_to_answer_is_given_the_same_time_again() -> None:
+    rig = Rig(mute, limits=Limits(handshake_timeout=16.0))
+    rig.link.start()
+    rig.clock.advance(4.0)
+    rig.clock.advance(rig.owner.downs[-1][1])
+    rig.clock.advance(7.0)
+    rig.peer.accept()
+    rig.clock.advance(0.0)
+    assert rig.link.opened_count == 1
+    rig.link.restart("for the test")
+    rig.clock.advance(rig.owner.downs[-1][1])
+    rig.clock.advance(7.99)
+    assert (rig.state, rig.link.attempts) == ("connecting", 3)
 
 
 def test_ack_deadline_counts_from_the_last_step() -> None:
@@ -478,7 +496,7 @@ def test_probe_where_nothing_is_open_does_nothing() -> None:
     rig.link.start()
     rig.clock.advance(0)
     rig.link.ping_probe(1.0)
-    rig.clock.advance(5.0)
+    rig.clock.advance(2.0)
     assert rig.owner.downs == []
 
 
@@ -722,6 +740,41 @@ def test_an_unanswered_close_is_cut_off() -> None:
     assert rig.down.code == 1006
     rig.clock.advance(0)
     stopped_cleanly(rig)
+
+
+def test_a_peer_may_be_given_more_time_to_answer_a_close() -> None:
+    rig = Rig().up()
+    rig.peer.answers = False
+    rig.link.stop(patience=10.0)
+    rig.clock.advance(9.0)
+    rig.peer.text(b"late")
+    rig.clock.advance(0)
+    assert rig.owner.payloads == [b"late"]
+    rig.clock.advance(1.0)
+    stopped_cleanly(rig)
+
+
+def test_after_a_pause_of_the_process_an_answered_close_loses_nothing() -> None:
+    """Timers come due before sockets are read."""
+    rig = Rig().up()
+    rig.peer.answers = False
+    rig.link.stop()
+    rig.clock.pause(60.0)
+    rig.clock.advance(0)
+    assert rig.link.state is LinkState.CLOSING
+    rig.peer.text(b"late")
+    assert rig.owner.payloads == [b"late"]
+
+
+def test_after_a_pause_of_the_process_no_line_is_called_silent_unread() -> None:
+    rig = Rig().up()
+    rig.peer.answers = False
+    rig.link.ping_probe(4.0)
+    rig.clock.pause(60.0)
+    rig.clock.advance(0)
+    rig.peer.text(b"was there all the time")
+    rig.clock.advance(10.0)
+    assert rig.owner.downs == []
 
 
 @pytest.mark.parametrize("moment", ["opened", "up", "message", "down"])

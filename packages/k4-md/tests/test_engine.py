@@ -399,19 +399,45 @@ def test_a_silent_line_does_not_wait_for_a_successor_that_hangs(make: Callable[.
     case = make(lines=3, stall_timeout_sec=10.0)
     case.clock.advance(5.0)
     first, second, third = case.peers()
+    case.venue.mute.add(first)
+    case.clock.advance(4.5)
+    assert first.open
     case.venue.hangs = True
     third.text(b'{"e":"serverShutdown","E":1786613159749}')
-    case.clock.advance(1.0)
+    case.clock.advance(0.3)
     case.venue.hangs = False
-    case.venue.mute.add(first)
-    case.clock.advance(10.0)
-    assert not first.open
-    assert second.open
-    assert third.open
+    case.clock.advance(2.0)
+    assert [peer.open for peer in (first, second, third)] == [False, True, True]
     case.clock.advance(5.0)
     assert not third.open
     assert len(case.peers()) == 3
     assert (case.figures()["rotations"], case.figures()["abandoned"]) == (2, 0)
+    case.settle()
+    case.assert_nothing_lost()
+
+
+def test_a_closed_line_is_heard_while_a_venue_that_stands_still_owes_its_answer(
+    make: Callable[..., Case],
+) -> None:
+    """What it sends before that may be what no other line brings."""
+    case = make(lines=2)
+    case.clock.advance(5.0)
+    old = case.peers()[0]
+    old.answers = False
+    old.text(b'{"e":"serverShutdown","E":1786613159749}')
+    case.clock.advance(3.0)
+    assert old.received[-1] == ("close", 1000)
+    assert case.figures()["rotations"] == 1
+    case.venue.trade["BTCUSDT"] += 1
+    id, now = case.venue.trade["BTCUSDT"], case.clock.time_ns() // 1_000_000
+    case.clock.advance(5.0)
+    old.text(
+        b'{"stream":"btcusdt@trade","data":{"e":"trade","E":%d,"s":"BTCUSDT","t":%d,'
+        b'"p":"1.55","q":"0.1","T":%d,"m":true,"M":true}}' % (now, id, now)
+    )
+    case.venue.delivered["BTCUSDT"].add(id)
+    case.clock.advance(5.0)
+    assert not old.open
     case.settle()
     case.assert_nothing_lost()
 
@@ -503,6 +529,31 @@ def test_successors_that_are_always_silent_are_tried_less_and_less(
     case.clock.advance(70.0)
     assert not old[0].open
     assert (case.figures()["rotations"], case.figures()["abandoned"]) == (1, 5)
+
+
+def test_a_line_that_closed_as_announced_and_came_back_is_not_replaced_any_more(
+    make: Callable[..., Case],
+) -> None:
+    case = make(lines=2, stall_timeout_sec=10.0)
+    case.clock.advance(5.0)
+    old, other = case.peers()
+    told = case.venue.told
+
+    def silent(peer: MemoryPeer, data: bytes) -> None:
+        told(peer, data)
+        case.venue.mute.add(peer)
+
+    case.venue.told = silent  # type: ignore[method-assign]
+    old.text(b'{"e":"serverShutdown","E":1786613159749}')
+    while case.figures()["abandoned"] < 2:
+        case.clock.advance(0.5)
+    case.venue.told = told  # type: ignore[method-assign]
+    case.venue.mute.clear()
+    old.close(1001)
+    case.clock.advance(60.0)
+    assert other.open
+    assert len(case.peers()) == 2
+    assert (case.figures()["reconnects"], case.figures()["rotations"]) == (1, 0)
 
 
 def test_a_reset_does_not_keep_a_line_from_being_replaced(make: Callable[..., Case]) -> None:

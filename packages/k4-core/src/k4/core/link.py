@@ -34,6 +34,7 @@ BACKOFF_CAP = 30.0
 STABLE = 30.0  # seconds up after which a loss counts as the first one again
 CLOSE_TIMEOUT = 1.0  # seconds for the peer to answer a close frame
 _DEADLINE = 10.0  # seconds, where the limits name no handshake or ack timeout
+_FIRST = 0.25  # of the handshake's: for the first attempt in a row; doubles when not answered
 
 Tap = Callable[[str, int, int, bytes], object]
 """Called with (link's name, received_ns, opcode, payload) before the owner sees a message."""
@@ -128,6 +129,7 @@ class Link:
         self._owner = owner
         self._rng = rng
         self._backoff = backoff(rng, BACKOFF_BASE, BACKOFF_CAP)
+        self._patience = _FIRST
         self._wire: _Wire | None = None
         self._outbox: Outbox | None = None
         self._acks_missing = 0
@@ -146,11 +148,12 @@ class Link:
         self._enter(LinkState.WAITING)
         self._arm(0.0, self._attempt)
 
-    def stop(self, code: int = NORMAL) -> None:
+    def stop(self, code: int = NORMAL, patience: float = CLOSE_TIMEOUT) -> None:
         """End for good, with a close frame where a connection is open.
 
         `link_down` with an infinite `retry_in` follows where one was open; without one the link is
-        STOPPED on return. A peer that does not answer the close is cut off after `CLOSE_TIMEOUT`.
+        STOPPED on return. What a peer sends is heard until it has answered the close; it is cut off
+        after `patience` seconds.
         """
         if self.state in (LinkState.CLOSING, LinkState.STOPPED):
             return
@@ -161,7 +164,7 @@ class Link:
             return
         self._quiet()
         self._enter(LinkState.CLOSING)
-        self._arm(CLOSE_TIMEOUT, self._close_late)
+        self._deadline(patience, self._close_late)
         wire.connection.close(code)
 
     def restart(self, reason: str) -> None:
@@ -197,9 +200,7 @@ class Link:
         self._outbox.keepalive(self._keepalive.text if self._keepalive else None)
         # Compared for change, not order: the wall clock may step.
         seen = (self._owner.last_message_ns, self.last_control_ns)
-        self._probe_timer = self._clock.call_later(
-            timeout, self._probe_late, timeout, seen, silent or self._restart_silent
-        )
+        self._probe(timeout, seen, silent or self._restart_silent)
 
     def measure(self) -> bool:
         """Send a ping whose answer sets `round_trip_ns` and `answered_ns`. False, and nothing is
@@ -231,11 +232,14 @@ class Link:
             return
         self.attempts += 1
         self._enter(LinkState.CONNECTING)
-        self._arm(self._limits.handshake_timeout or _DEADLINE, self._handshake_late)
+        # A handshake that hangs would cost a line that has to be replaced all of the longest wait.
+        deadline = self._limits.handshake_timeout or _DEADLINE
+        self._deadline(deadline * self._patience, self._handshake_late)
         wire = self._wire = _Wire(self)
         wire.attempt = self._transport.connect(self._dials[turn], wire)
 
     def _handshake_late(self) -> None:
+        self._patience = min(1.0, 2.0 * self._patience)
         self._down(Closed(ABNORMAL, "no answer to the handshake in time"))
 
     def _opened(self, wire: _Wire, connection: Connection) -> None:
@@ -280,7 +284,7 @@ class Link:
         if not self._hello_sent:
             return
         if self._acks_missing > 0:
-            self._arm(self._limits.ack_timeout or _DEADLINE, self._acks_late)
+            self._deadline(self._limits.ack_timeout or _DEADLINE, self._acks_late)
             return
         self._disarm()
         self._enter(LinkState.UP)
@@ -323,6 +327,16 @@ class Link:
         self._arm_keepalive(keepalive.interval)
         outbox.keepalive(keepalive.text)
 
+    def _probe(self, timeout: float, seen: tuple[int, int], silent: Callable[[], object]) -> None:
+        """In two halves, see `_deadline`."""
+
+        def half() -> None:
+            self._probe_timer = self._clock.call_later(
+                timeout / 2, self._probe_late, timeout, seen, silent
+            )
+
+        self._probe_timer = self._clock.call_later(timeout / 2, half)
+
     def _probe_late(
         self, timeout: float, seen: tuple[int, int], silent: Callable[[], object]
     ) -> None:
@@ -330,9 +344,7 @@ class Link:
         if self._outbox is None or seen != (self._owner.last_message_ns, self.last_control_ns):
             return
         if self._outbox.keepalive_waits:  # the rate held it back: it was never asked
-            self._probe_timer = self._clock.call_later(
-                timeout, self._probe_late, timeout, seen, silent
-            )
+            self._probe(timeout, seen, silent)
             return
         silent()
 
@@ -402,6 +414,11 @@ class Link:
     def _arm(self, delay: float, callback: Callable[[], object]) -> None:
         self._disarm()
         self._timer = self._clock.call_later(delay, callback)
+
+    def _deadline(self, delay: float, late: Callable[[], object]) -> None:
+        """Call `late` after `delay`, in two halves: after a pause of this process timers come due
+        before sockets are read, and what the peer has said by then must not be thrown away."""
+        self._arm(delay / 2, lambda: self._arm(delay / 2, late))
 
     def _disarm(self) -> None:
         if self._timer is not None:

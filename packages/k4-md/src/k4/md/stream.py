@@ -29,6 +29,7 @@ from k4.md.slots import WINNER, Slot
 MOST_REFUSALS = 2048  # remembered by topic: what a venue sends must not fill the memory
 MEASURE_EVERY = 15.0  # seconds between two measurements of a line's round trip
 OVERLAP = 0.1  # of the stall timeout: what a successor serves beside its predecessor at least
+HEARD = 10.0  # seconds that a closed line is heard at most: a venue that stands still answers later
 REFUSED = (400, 401, 403, 404)  # handshake answers that time does not mend
 URGENT = ("stall", "notice")  # what does not wait until other replacements are done
 
@@ -192,7 +193,7 @@ class Stream:
 
     def _close(self, line: Line) -> None:
         """A line is gone for good: keep its totals."""
-        line.link.stop()
+        line.link.stop(patience=HEARD)
         self.arbiter.close(line.port)
         for name, value in totals(line).items():
             self.gone[name] = self.gone.get(name, 0) + value
@@ -202,6 +203,7 @@ class Stream:
     def line_up(self, line: Line, /) -> None:
         now_ns = self._clock.time_ns()
         line.acked_ns = line.port.serving_ns = now_ns
+        line.wanted = ""  # what was announced to close has closed
         line.watch.begin(now_ns)
         self.log.info("line up", line=line.id, remote=line.link.remote)
 
