@@ -1308,3 +1308,42 @@ def test_too_late_is_counted() -> None:
     bench.wait(3.0)
     assert slot.too_late == 1
     assert bench.published()[-1] == ids[-1] + 3
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_reset_that_one_line_brings_out_of_order_loses_no_trade(silent: bool) -> None:
+    """The last trade of the old ids comes behind the first of the new, and then perhaps nothing."""
+    bench = trades()
+    for id in range(1_000_000, 1_000_010):
+        bench.now += MS
+        for line in (0, 1):
+            bench.trade(line, id, us=bench.now // 1000)
+    bench.now += 100 * MS
+    bench.trade(0, 5, us=bench.now // 1000)
+    bench.trade(0, 1_000_010, us=bench.now // 1000 - 50_000)
+    for id in (6, 7, 8):
+        bench.now += 100 * MS
+        for line in (1,) if silent else (0, 1):
+            bench.trade(line, id, us=bench.now // 1000)
+    bench.wait(3.0)
+    assert bench.resets == 1
+    assert bench.published() == [*range(1_000_000, 1_000_011), 5, 6, 7, 8]
+    bench.trade(0, 9, us=bench.now // 1000)
+    bench.ports[0].skip(Kind.TRADE, 10)
+    bench.wait(5.0)
+    assert bench.resets == 1
+    assert not bench.ports[0].fallen
+
+
+def test_what_fell_far_and_was_not_proved_is_forgotten() -> None:
+    bench = trades()
+    for id in range(1_000_000, 1_000_010):
+        bench.trade(0, id, us=bench.now // 1000)
+    bench.trade(0, 5, us=bench.now // 1000)
+    bench.trade(0, 1_000_010, us=bench.now // 1000)
+    bench.wait(5.0)
+    assert bench.ports[0].fallen
+    bench.wait(6.0)
+    assert not bench.ports[0].fallen
+    assert bench.published() == [*range(1_000_000, 1_000_011)]
+    assert bench.resets == 0

@@ -219,6 +219,24 @@ async def test_a_clean_close_confirms_everything() -> None:
         assert venues.ledger.truth_gaps(TRADES, inner=False)[0].size == 0
 
 
+async def test_behind_a_broken_frame_a_clean_close_confirms_nothing() -> None:
+    """The client's Close was on its way before it met the frame. It reads nothing after that."""
+    async with binance(**BTC) as venues:
+        client = await Raw.open(url_of(venues, "spot", "/ws/btcusdt@trade"))
+        log = venues.ledger.connections[0]
+        venues.emit("binance", 200)
+        await until(lambda: len(log.sent) > 0)
+        mark = len(log.sent)
+        venues.inject({"fault": "garbage", "what": "wire"})
+        venues.emit("binance", 200)
+        await until(lambda: len(log.sent) > mark)
+        client.send(ws.CLOSE, (1000).to_bytes(2, "big"))
+        await closed(venues)
+        await client.close()
+        assert (log.ended, log.clean, log.confirmed) == ("closed by client", True, mark)
+        assert len(log.sent) > mark
+
+
 async def test_a_client_that_does_not_wait_for_the_answer_confirms_nothing() -> None:
     """It gave up on a venue that stood still, and never read what it was sent after that."""
     async with binance(**BTC) as venues:

@@ -579,6 +579,9 @@ class Arbiter:
         for slot in self.live_slots():
             resets.consider(self, slot, now_ns)
             slot.forget(now_ns - int(self.limits.trade_window * 1e9))
+        for port in self.ports:
+            if port.fallen:
+                resets.tidy(port)
         if self.leaving:
             self._let_go()
 

@@ -114,6 +114,13 @@ class Fallen:
         if keep and not was_disorder:
             self.held, self.taken, self.fell_ns = held, taken, fell_ns
 
+    def resume(self, own: int, id: int, now_ns: int, keep: bool) -> None:
+        """The line's ids dropped again, to where they were after the first fall: what came between
+        was a late one of the old generation, and `own` the highest of these."""
+        self.drop += own - self.height
+        self.height = own
+        self.follow(self.last, id, now_ns, keep)
+
     def is_later(self, other: Fallen) -> bool:
         """Of a quote or book each: whether it brought the later one, by the venue's time where both
         have one. That tells a higher id of the same generation from one of a former."""
@@ -362,11 +369,13 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> None:
         if patient or any(port.answers for port in arbiter.ports):
             return
     s.proved_ns = 0
+    came_to = {port: port.fallen[slot].last for port in fallen}
     first, *later = _generations(s, held, low)
     _open(arbiter, s, next((h.us for _, h in first if h.us), 0), first[0][1].id)
     arrived = {port for port, _ in (*first, *(pair for run in later for pair in run))}
     for port in arrived:
         port.generation[slot] = s.generation
+        port.own[slot] = min(port.own[slot], came_to[port])
     for port, h in first:
         _publish_held(port, s, h)
     for port in arrived:
@@ -445,21 +454,21 @@ def _fallen(arbiter: Arbiter, s: Slot) -> tuple[list[Port], int]:
     has trades of that to tell, but no quote that counts.
     """
     slot = s.slot
-    fallen = []
+    fallen, others = [], []
     for port in (*arbiter.ports, *arbiter.leaving):
         if slot not in port.fallen:
             continue
         if port.own[slot] < port.fallen[slot].height:
             fallen.append(port)
-        else:
-            _caught_up(port, s)
+        elif not _caught_up(port, s):
+            others.append(port)
     falls = [port.fallen[slot] for port in fallen]
     proofs = [fall for fall in falls if fall.proved(s, arbiter.reset_ns)]
     if not proofs:
         return [], 0
     proof = max(proofs, key=lambda fall: fall.drop)
     low, found = proof.last, []
-    for port in fallen:
+    for port in (*fallen, *others):
         fall = port.fallen[slot]
         is_near = 2 * fall.last <= low + s.last
         if s.kind in TRADES:
@@ -509,10 +518,17 @@ def _fall(port: Port, s: Slot, own: int, id: int, us: int) -> Fallen | None:
             _caught_up(port, s)
         return None
     if fallen is not None:
+        trades = s.kind in TRADES
         if own < fallen.height and id < fallen.height:
-            fallen.follow(own, id, port.now, keep=s.kind in TRADES)
+            fallen.follow(own, id, port.now, keep=trades)
             return fallen
-        _caught_up(port, s)
+        if not _caught_up(port, s):
+            if id >= fallen.height:
+                return None
+            if abs(id - fallen.last) <= WINDOW_IDS:
+                fallen.resume(own, id, port.now, keep=trades)
+                return fallen
+            del port.fallen[slot]
     proves = own >= 0
     if not proves:
         own = s.last - WINDOW_IDS
@@ -522,11 +538,27 @@ def _fall(port: Port, s: Slot, own: int, id: int, us: int) -> Fallen | None:
     return fallen
 
 
-def _caught_up(port: Port, s: Slot) -> None:
-    """A line's ids are where they were: it was no reset."""
-    fallen = port.fallen.pop(s.slot)
-    if not fallen.proves and s.kind in TRADES:  # so it lagged, and these are too old to be placed
+def tidy(port: Port) -> None:
+    """Forget falls that cannot be proved any more, see `_caught_up`."""
+    for number, fallen in list(port.fallen.items()):
+        slot = port.arbiter.slots[number]
+        if slot is not None and port.own[number] >= fallen.height:
+            _caught_up(port, slot)
+
+
+def _caught_up(port: Port, s: Slot) -> bool:
+    """A line's ids are where they were: it was no reset, unless it had fallen far. Then this may be
+    a late one of the old generation, and trades that it brought of the new one are kept for as long
+    as they may still be proved. Whether they are not."""
+    fallen = port.fallen[s.slot]
+    trades, age_ns = s.kind in TRADES, port.arbiter.ticked_ns - fallen.rose_ns[1]
+    is_far = fallen.drop > WINDOW_IDS and fallen.proves
+    if trades and is_far and age_ns < PATIENCE * port.arbiter.reset_ns:
+        return False
+    del port.fallen[s.slot]
+    if not fallen.proves and trades:  # so it lagged, and these are too old to be placed
         s.too_late += sum(not h.published for h in fallen.held)
+    return True
 
 
 def _is_old(s: Slot, id: int, us: int) -> bool:

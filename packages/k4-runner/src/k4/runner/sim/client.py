@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
@@ -71,6 +72,7 @@ class Client(asyncio.Protocol):
         self._life_sign = 0.0
         self._ping_marks: dict[bytes, int] = {}
         self._pings = 0
+        self._readable = sys.maxsize  # frames that a client can have read
 
     # -- asyncio's side ---------------------------------------------------------------------------
 
@@ -301,11 +303,14 @@ class Client(asyncio.Protocol):
         """A control message: acks, errors, answers. Written at once, after what is pending."""
         self.send_raw(ws.encode(ws.TEXT, payload))
 
-    def send_raw(self, data: bytes) -> None:
-        """Any bytes, also such that are no valid frame."""
+    def send_raw(self, data: bytes, *, breaks: bool = False) -> None:
+        """Any bytes, also such that are no valid frame. breaks: the client has to fail the
+        connection for it, and reads nothing behind it."""
         if self.state is State.OPEN and not self.mute:
             self.flush()
             self._write(data)
+            if breaks and self.log is not None:
+                self._readable = min(self._readable, len(self.log.sent))
 
     def flush(self) -> None:
         """Write what is pending, in one piece; close the client that does not read."""
@@ -364,7 +369,7 @@ class Client(asyncio.Protocol):
         content = log is not None and code in (*_CONTENT, log.close_code if answer else 1000)
         if log is not None and content and (answer or self._is_awaited()):
             log.clean = True
-            log.confirmed = len(log.sent)
+            log.confirmed = max(log.confirmed, min(len(log.sent), self._readable))
         if self._transport is not None:
             self._transport.close()
 

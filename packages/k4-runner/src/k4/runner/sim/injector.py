@@ -327,10 +327,11 @@ class Injector:
             code = CloseCode(int(rule.number("code")), rule.text("reason"))
             client.end(code, "fault: close")
         elif fault == "garbage":
-            size = int(rule.number("bytes"))
-            client.send_raw(_garbage(rule.text("what"), size, active.random))
+            what, size = rule.text("what"), int(rule.number("bytes"))
+            client.send_raw(_garbage(what, size, active.random), breaks=what == "wire")
         elif fault == "oversize":
-            client.send_raw(ws.encode(ws.TEXT, b'"' + b"x" * int(rule.number("bytes")) + b'"'))
+            text = b'"' + b"x" * int(rule.number("bytes")) + b'"'
+            client.send_raw(ws.encode(ws.TEXT, text), breaks=True)
         elif fault == "shutdown":
             self._announce(client, rule.number("grace"))
 
