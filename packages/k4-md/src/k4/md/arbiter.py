@@ -19,7 +19,9 @@ from k4.core.latency import Histogram
 from k4.core.limits import Limits
 from k4.core.ring import RingWriter
 from k4.md import resets
+from k4.md.fallen import PATIENCE, Fallen
 from k4.md.feed import NO_COUNTS, Channel, Control, Level
+from k4.md.rollcall import RollCall
 from k4.md.slots import (
     BATCH,
     FIRST_NS,
@@ -121,7 +123,7 @@ class Port:
         self.own = [-1] * size
         self.seen = [0] * size
         self.generation = [slot.generation if slot else 0 for slot in arbiter.slots]
-        self.fallen: dict[int, resets.Fallen] = {}
+        self.fallen: dict[int, Fallen] = {}
         self.history: dict[int, set[int]] = {}
         self.drops: dict[str, int] = {}
         self.wins = self.repeats = self.stale = self.missed = self.alone = 0
@@ -461,7 +463,7 @@ class Arbiter:
         self.reset_ns = int(limits.reset_wait * 1e9)
         self.whole_ns = now_ns
         self.awake_ns = 0
-        self.roll_call: resets.RollCall | None = None
+        self.roll_call: RollCall | None = None
         self.called_ns = 0
         self._heard_ns = self.ticked_ns = now_ns
         self.on_reset = on_reset
@@ -591,7 +593,7 @@ class Arbiter:
         for port in self.leaving:
             for number, fallen in list(port.fallen.items()):
                 slot = self.slots[number]
-                if slot and slot.advance_ns - fallen.rose_ns[1] > resets.PATIENCE * self.reset_ns:
+                if slot and slot.advance_ns - fallen.rose_ns[1] > PATIENCE * self.reset_ns:
                     del port.fallen[number]
         leaving = [port for port in self.leaving if port.fallen or not port.over]
         self.leaving = leaving[-MOST_LEAVING:]

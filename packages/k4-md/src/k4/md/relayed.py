@@ -26,6 +26,7 @@ from k4.core.ring import Lane
 from k4.core.window import WINDOW_IDS, Verdict
 from k4.md import resets
 from k4.md.arbiter import Arbiter, Port
+from k4.md.fallen import TRADES
 from k4.md.feed import Channel, Control, Ids, Reset
 from k4.md.slots import Slot
 
@@ -77,7 +78,7 @@ class Cell:
 
     def claim(self, arbiter: Arbiter, owner: Owner, has_time: bool, now_ns: int) -> Slot:
         """Make the slot for the records of `owner`; what an attached store holds is taken over."""
-        trades = self.kind in resets.TRADES
+        trades = self.kind in TRADES
         timed = trades or has_time
         channel = Channel(
             slot=self.number,
@@ -99,7 +100,7 @@ class Cell:
 
 def _ids(kind: Kind, owner: Owner) -> Ids:
     """What ids tell here. Gaps are counted by the datagrams' sequences, which miss nothing."""
-    if kind not in resets.TRADES:
+    if kind not in TRADES:
         return Ids.NEWEST
     venue, product_type = owner
     if venue == Venue.BYBIT:
@@ -182,7 +183,7 @@ class RelayedPort(Port):
         self.seen[s.slot] = self.now
         leads = in_order and cell.publisher is self and cell.generation == s.generation
         self.heard_ns = self.now
-        if cell.kind in resets.TRADES:
+        if cell.kind in TRADES:
             published = self._offer_trade(s, id, us, record, leads)
         else:
             published = self._offer_quote(cell, s, id, us, record, leads, in_order)

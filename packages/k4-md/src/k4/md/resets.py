@@ -15,180 +15,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from k4.core.enums import Kind
-from k4.core.window import WINDOW_IDS, Figures, Verdict
+from k4.core.window import WINDOW_IDS, Verdict
+from k4.md.fallen import PATIENCE, TRADES, Fallen, Held
 from k4.md.feed import Reset
+from k4.md.rollcall import roll_called
 
 if TYPE_CHECKING:
     from k4.md.arbiter import Arbiter, Port
     from k4.md.slots import Slot
-
-TRADES = (Kind.TRADE, Kind.AGGTRADE)
-PATIENCE = 5  # times the wait for a reset: so long may breaks postpone it where nobody answers
-
-
-class Held:
-    """A message kept until the question of a reset is settled."""
-
-    __slots__ = ("first_id", "id", "key", "local_ns", "published", "us", "values")
-
-    def __init__(
-        self,
-        id: int,
-        first_id: int,
-        key: Any,
-        us: int,
-        values: tuple[Any, ...],
-        local_ns: int,
-        published: bool,
-    ) -> None:
-        self.id = id
-        self.first_id = first_id
-        self.key = key
-        self.us = us
-        self.values = values
-        self.local_ns = local_ns
-        self.published = published
-
-
-class Fallen:
-    """A line whose ids dropped on a slot.
-
-    height: the id it fell from; a line that is above it again was merely out of order. drop: the
-    deepest fall, after which everything here counts: smaller ones before it were disorder of the
-    old generation, smaller ones after it are disorder of the new. A further fall that no disorder
-    explains is another reset, and the drop is then how far all went. last: the highest id since.
-    fell_ns: when the first of these came. rose_ns: when the last two that rose came, 0 before them.
-    began_ns: the arbiter's `awake_ns` when its ids dropped first. held: what it brought. taken:
-    what those messages did to the ledger of gaps of the generation that may be over. proves: False
-    for a line that began below the last id: it may lag, so others have to prove the reset, but what
-    it brought is held with theirs. See `proved` for where no such line is left.
-    """
-
-    __slots__ = (
-        "began_ns",
-        "drop",
-        "fell_ns",
-        "height",
-        "held",
-        "last",
-        "proves",
-        "rose_ns",
-        "taken",
-    )
-
-    def __init__(
-        self, height: int, id: int, now_ns: int, began_ns: int, proves: bool = True
-    ) -> None:
-        self.height = height
-        self.proves = proves
-        self.began_ns = began_ns
-        self.held: list[Held]
-        self.taken: Figures
-        self.fall(height - id, id, now_ns)
-
-    def fall(self, drop: int, id: int, now_ns: int) -> None:
-        """The deepest fall so far."""
-        self.drop = drop
-        self.last = id
-        self.fell_ns = now_ns
-        self.rose_ns = (0, now_ns)
-        self.held = []
-        self.taken = (0, 0, 0)
-
-    def follow(self, own: int, id: int, now_ns: int, keep: bool) -> None:
-        """The line brought `id` after `own`. keep: of two resets what came between them."""
-        if own - id > WINDOW_IDS:
-            self._fall_again(id, now_ns, keep)
-        elif own - id >= self.drop:
-            self.fall(own - id, id, now_ns)
-        elif id > self.last:
-            self.last = id
-            self.rose_ns = (self.rose_ns[1], now_ns)
-
-    def _fall_again(self, id: int, now_ns: int, keep: bool) -> None:
-        """Another reset, before the former one was proved."""
-        held, taken, fell_ns = self.held, self.taken, self.fell_ns
-        self.proves = True  # however it began: now its own ids have dropped
-        was_disorder = self.drop <= WINDOW_IDS
-        self.fall(self.height - id, id, now_ns)
-        if keep and not was_disorder:
-            self.held, self.taken, self.fell_ns = held, taken, fell_ns
-
-    def resume(self, own: int, id: int, now_ns: int, keep: bool) -> None:
-        """The line's ids dropped again, to where they were after the first fall: what came between
-        was a late one of the old generation, and `own` the highest of these."""
-        self.drop += own - self.height
-        self.height = own
-        self.follow(self.last, id, now_ns, keep)
-
-    def is_later(self, other: Fallen) -> bool:
-        """Of a quote or book each: whether it brought the later one, by the venue's time where both
-        have one. That tells a higher id of the same generation from one of a former."""
-        if self.held and other.held and self.held[0].us and other.held[0].us:
-            return self.held[0].us > other.held[0].us
-        return self.rose_ns[1] > other.rose_ns[1]
-
-    def proved(self, s: Slot, reset_ns: int) -> bool:
-        """Whether two ids rose while no line brought one above the last.
-
-        A line that began below the last id says so only where no lag can explain it: far below, and
-        when no line has brought anything above for long. Otherwise a slot whose last id no line
-        remembers would be silent for ever.
-        """
-        if self.proves:
-            return self.rose_ns[0] >= s.advance_ns
-        is_far = s.last - self.last > WINDOW_IDS
-        return is_far and self.rose_ns[0] - s.advance_ns >= PATIENCE * reset_ns
-
-    def took(self, before: Figures, after: Figures) -> None:
-        """The ledger of gaps went from `before` to `after` by one of its messages."""
-        lost, healed, runs = self.taken
-        self.taken = (
-            lost + after[0] - before[0],
-            healed + after[1] - before[1],
-            runs + after[2] - before[2],
-        )
-
-    def hold(self, held: Held, only_newest: bool) -> None:
-        if only_newest:
-            if self.held and self.held[0].id > held.id:
-                return
-            self.held = []
-        if len(self.held) < WINDOW_IDS:
-            self.held.append(held)
-
-
-class RollCall:
-    """All serving lines are asked for an answer, which comes behind everything that the venue sent
-    before it. What none of them has brought by then was not merely late because this process, the
-    network or the venue stood still.
-
-    A line that does not answer is waited for as long as a reset is, once another one has answered.
-    """
-
-    def __init__(self, arbiter: Arbiter, now_ns: int) -> None:
-        self.began_ns = now_ns
-        self._arbiter = arbiter
-        self._unasked = self._waiting = [port for port in arbiter.ports if port.serves]
-        self._answered_ns = -1  # the arbiter's `awake_ns` when the first one had
-
-    @property
-    def answered(self) -> bool:
-        """Whether any line has answered."""
-        return self._answered_ns >= 0
-
-    def look(self) -> bool:
-        """Ask who has not been asked yet; whether it is over."""
-        self._unasked = [port for port in self._unasked if not port.ask()]
-        awake_ns, waiting = self._arbiter.awake_ns, []
-        for port in self._waiting:
-            if port.answered(self.began_ns):
-                self._answered_ns = awake_ns if self._answered_ns < 0 else self._answered_ns
-            elif port.serves:
-                waiting.append(port)
-        self._waiting = waiting
-        patient = awake_ns - self._answered_ns < self._arbiter.reset_ns or not self.answered
-        return not (waiting and patient)
 
 
 def newer(port: Port, s: Slot, id: int, us: int, values: tuple[Any, ...]) -> bool:
@@ -363,7 +197,7 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> None:
     s.proved_ns = s.proved_ns or now_ns
     fell_ns = min(port.fallen[slot].fell_ns for port in fallen)
     whole = now_ns - max(arbiter.whole_ns, fell_ns) >= arbiter.reset_ns
-    if not whole and not _roll_called(arbiter, s.proved_ns, now_ns):
+    if not whole and not roll_called(arbiter, s.proved_ns, now_ns):
         began_ns = min(port.fallen[slot].began_ns for port in fallen)
         patient = arbiter.awake_ns - began_ns < PATIENCE * arbiter.reset_ns
         if patient or any(port.answers for port in arbiter.ports):
@@ -380,28 +214,6 @@ def consider(arbiter: Arbiter, s: Slot, now_ns: int) -> None:
         _publish_held(port, s, h)
     for port in arrived:
         _follow_on(port, s, [h for run in later for by, h in run if by is port])
-
-
-def _roll_called(arbiter: Arbiter, since_ns: int, now_ns: int) -> bool:
-    """Whether lines have answered a roll call that began then or later; else one begins as soon as
-    the former is over or too old, and no more often than the venue's rates stand.
-
-    Many slots wait for the same calls, each since another time: the one that looks first and needs
-    a new call must not take from the others what the former has told.
-    """
-    call = arbiter.roll_call
-    age_ns = now_ns - call.began_ns if call is not None else -1
-    under_way = call is not None and 0 <= age_ns < PATIENCE * arbiter.reset_ns
-    if call is not None and under_way and call.look():
-        under_way = False
-        if call.answered:
-            arbiter.called_ns = call.began_ns
-    if since_ns <= arbiter.called_ns <= now_ns:
-        return True
-    if not under_way and (age_ns < 0 or age_ns >= arbiter.reset_ns // 4):
-        arbiter.roll_call = RollCall(arbiter, now_ns)
-        arbiter.roll_call.look()
-    return False
 
 
 def _generations(s: Slot, held: list[tuple[Port, Held]], low: int) -> list[list[tuple[Port, Held]]]:

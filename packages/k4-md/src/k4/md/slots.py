@@ -20,7 +20,7 @@ from k4.md.feed import Channel, Ids
 
 if TYPE_CHECKING:
     from k4.md.arbiter import Port
-    from k4.md.resets import Held
+    from k4.md.fallen import Held
 
 RECENT = 16_384
 """Published updates of a slot whose further copies are still awaited: more than one read of a
