@@ -412,7 +412,9 @@ async def test_what_was_on_its_way_counts_after_the_links_own_close(transport: T
         await peer.accept()
         texts = [Frame(Opcode.TEXT, text).serialize(mask=False) for text in (b"first", b"second")]
         ping = Frame(Opcode.PING, b"?").serialize(mask=False)
-        await peer.raw(texts[0] + ping + texts[1])
+        half = Frame(Opcode.TEXT, b"thi", fin=False).serialize(mask=False)
+        rest = Frame(Opcode.CONT, b"rd").serialize(mask=False)
+        await peer.raw(texts[0] + ping + texts[1] + half + ping + rest)
         await peer.gone()
 
     async with ScriptedServer(script) as server:
@@ -427,7 +429,7 @@ async def test_what_was_on_its_way_counts_after_the_links_own_close(transport: T
         ears.on_message = close_and_more
         transport.connect(Dial(url=server.url()), ears)
         await ears.end()
-        assert ears.kinds == ["opened", "message", "message", "closed"]
+        assert ears.kinds == ["opened", "message", "message", "message", "closed"]
         await first(server).left.wait()
         assert [kind for kind, _ in first(server).received] == ["close"]
 

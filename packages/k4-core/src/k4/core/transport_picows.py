@@ -236,10 +236,11 @@ class _Connection(WSListener):
         """Everything but a whole data message."""
         if not self._bits_clear(frame):
             return
-        if kind is _PING:
-            self._control(self._receiver.pinged, frame.get_payload_as_bytes())
-        elif kind is _PONG:
-            self._control(self._receiver.ponged, frame.get_payload_as_bytes())
+        if kind is _PING or kind is _PONG:
+            if not self._closing:
+                receiver = self._receiver
+                heard = receiver.pinged if kind is _PING else receiver.ponged
+                self._control(heard, frame.get_payload_as_bytes())
         elif kind is _TEXT or kind is _BINARY:
             self._parts_opcode = TEXT if kind is _TEXT else BINARY
             self.on_ws_frame = self._fragments
@@ -290,6 +291,11 @@ class _Connection(WSListener):
 
     def _answer_close(self, frame: WSFrame) -> None:
         transport = self._transport
+        if self._closing:
+            self.on_ws_frame = self._ignore
+            if transport is not None:
+                self._wind_down(transport, 0.0)
+            return
         code = frame.get_close_code()
         number = _number(code)
         if frame.payload_size and (number in (0, ABNORMAL) or number >= 5000):
@@ -306,7 +312,8 @@ class _Connection(WSListener):
         self.on_ws_frame = self._ignore
         if transport is not None and self._broken is None:
             self._broken = (code, reason)
-            transport.send_close(cast(WSCloseCode, code), reason)
+            if not self._closing:
+                transport.send_close(cast(WSCloseCode, code), reason)
             self._wind_down(transport, LINGER)
 
     def _wind_down(self, transport: WSTransport, delay: float) -> None:
@@ -355,8 +362,7 @@ class _Connection(WSListener):
     def close(self, code: int = NORMAL, reason: str = "") -> None:
         transport = self._transport
         if transport is not None and not transport.is_close_frame_sent:
-            self._closing = True
-            self.on_ws_frame = self._await_close
+            self._closing = True  # messages that are on their way are heard, whole or in fragments
             transport.send_close(cast(WSCloseCode, code), reason)
 
     def abort(self) -> None:
@@ -369,16 +375,6 @@ class _Connection(WSListener):
         if self._transport is None:
             return ""
         return peer_name(self._transport.underlying_transport.get_extra_info("peername"))
-
-    def _await_close(self, transport: WSTransport, frame: WSFrame) -> None:
-        """After our close frame: messages that were on their way, then the peer's close frame."""
-        now = self._time_ns()
-        kind = frame.msg_type
-        if kind is WSMsgType.CLOSE:
-            self.on_ws_frame = self._ignore
-            self._wind_down(transport, 0.0)
-        elif (kind is _TEXT or kind is _BINARY) and frame.fin:
-            self._deliver(frame.get_payload_as_bytes(), now, TEXT if kind is _TEXT else BINARY)
 
 
 def _number(code: WSCloseCode) -> int:
