@@ -136,6 +136,25 @@ def test_a_gap_that_is_not_counted_or_is_invented_is_found(lost: int, gaps: int)
     assert judge(ledger, series, records([r for r in ALL if r != 5]), said).gap_errors == 1
 
 
+@pytest.mark.parametrize("lost", [0, 1, 2, 3, 4])
+def test_placeholders_that_may_have_been_seen_fill_and_end_gaps(lost: int) -> None:
+    """Rows 3 and 9 are placeholders that were sent and not confirmed; 7 and 8 were not sent."""
+    ledger = Ledger()
+    series = ledger.series(KEY, 2, 0)
+    for row, id in enumerate(OLD):
+        us = trade_us(row)
+        series.add(0, id, us, us, id, 100 + row, 7, 0, int(row in (3, 9)))
+    for rows in ((0, 1, 2, 4, 5, 6), (3, 9)):
+        log = ledger.connection("okx", "public", "/")
+        for row in rows:
+            log.sent.append(frame_key(series, row))
+            log.marks.extend((len(log.sent), trade_us(row) * 1_000))
+    ledger.connections[0].confirmed = 6
+    said = {"ids": "suspected", "resets": 0, "lost": lost, "gaps": min(lost, 2)}
+    verdict = judge(ledger, series, records([0, 1, 2, 4, 5, 6]), said)
+    assert verdict.gap_errors == (lost > 3)
+
+
 QUOTES = SeriesKey("binance", "spot", "BTCUSDT", Kind.BOOKTICKER)
 
 

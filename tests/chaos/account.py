@@ -377,11 +377,13 @@ def _gaps(
     """The gateway's ledger of gaps against what it can have seen.
 
     A placeholder leaves no record: of one that was sent and never confirmed nobody can tell whether
-    it was seen, so each such allows a difference.
+    it was seen, so each such allows a difference: it may fill a gap, or begin or end one.
     """
     empty = table["placeholder"] != 0 if "placeholder" in (table.dtype.names or ()) else ~sent
-    least = missing(table, published | (empty & sent))
-    most = missing(table, published | (empty & confirmed))
+    seen = published | (empty & confirmed)
+    inside = _between(table, seen)
+    least = missing(table, seen | (empty & sent & inside))
+    most = missing(table, seen | (empty & sent & ~inside))
     verdict.gap_ids = most[1]
     if not (least[1] <= said["lost"] <= most[1]) or (least == most and said["gaps"] != most[0]):
         verdict.gap_errors = 1
@@ -389,6 +391,16 @@ def _gaps(
             f"gaps: {said['gaps']} runs of {said['lost']} ids said,"
             f" {least[0]} of {least[1]} to {most[0]} of {most[1]} are missing"
         )
+
+
+def _between(table: Table, seen: Bools) -> Bools:
+    """Rows that lie between the first and the last that was seen of their generation."""
+    inside = np.zeros(len(table), dtype=np.bool_)
+    for generation in np.unique(table["generation"]):
+        rows = np.flatnonzero(seen & (table["generation"] == generation))
+        if len(rows):
+            inside[rows[0] : rows[-1] + 1] = True
+    return inside
 
 
 def missing(table: Table, seen: Bools) -> tuple[int, int]:
