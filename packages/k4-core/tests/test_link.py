@@ -754,22 +754,28 @@ def test_a_peer_may_be_given_more_time_to_answer_a_close() -> None:
     stopped_cleanly(rig)
 
 
-def test_after_a_pause_of_the_process_an_answered_close_loses_nothing() -> None:
-    """Timers come due before sockets are read."""
+@pytest.mark.parametrize("after", [0.0, 0.3, 0.9])
+def test_after_a_pause_of_the_process_an_answered_close_loses_nothing(after: float) -> None:
+    """Timers come due before sockets are read, wherever in the wait the pause began."""
     rig = Rig().up()
     rig.peer.answers = False
     rig.link.stop()
+    rig.clock.advance(after * CLOSE_TIMEOUT)
     rig.clock.pause(60.0)
     rig.clock.advance(0)
     assert rig.link.state is LinkState.CLOSING
     rig.peer.text(b"late")
     assert rig.owner.payloads == [b"late"]
+    rig.clock.advance(CLOSE_TIMEOUT)
+    stopped_cleanly(rig)
 
 
-def test_after_a_pause_of_the_process_no_line_is_called_silent_unread() -> None:
+@pytest.mark.parametrize("after", [0.0, 0.3, 0.9])
+def test_after_a_pause_of_the_process_no_line_is_called_silent_unread(after: float) -> None:
     rig = Rig().up()
     rig.peer.answers = False
     rig.link.ping_probe(4.0)
+    rig.clock.advance(after * 4.0)
     rig.clock.pause(60.0)
     rig.clock.advance(0)
     rig.peer.text(b"was there all the time")

@@ -33,6 +33,7 @@ BACKOFF_BASE = 0.1  # seconds
 BACKOFF_CAP = 30.0
 STABLE = 30.0  # seconds up after which a loss counts as the first one again
 CLOSE_TIMEOUT = 1.0  # seconds for the peer to answer a close frame
+HELD_UP = 0.1  # seconds by which a deadline is late: then this process did not run
 _DEADLINE = 10.0  # seconds, where the limits name no handshake or ack timeout
 _FIRST = 0.25  # of the handshake's: for the first attempt in a row; doubles when not answered
 
@@ -328,14 +329,13 @@ class Link:
         outbox.keepalive(keepalive.text)
 
     def _probe(self, timeout: float, seen: tuple[int, int], silent: Callable[[], object]) -> None:
-        """In two halves, see `_deadline`."""
+        def late() -> None:
+            self._probe_late(timeout, seen, silent)
 
-        def half() -> None:
-            self._probe_timer = self._clock.call_later(
-                timeout / 2, self._probe_late, timeout, seen, silent
-            )
+        self._arm_probe(timeout, self._fairly(timeout, late, self._arm_probe))
 
-        self._probe_timer = self._clock.call_later(timeout / 2, half)
+    def _arm_probe(self, delay: float, callback: Callable[[], object]) -> None:
+        self._probe_timer = self._clock.call_later(delay, callback)
 
     def _probe_late(
         self, timeout: float, seen: tuple[int, int], silent: Callable[[], object]
@@ -416,9 +416,26 @@ class Link:
         self._timer = self._clock.call_later(delay, callback)
 
     def _deadline(self, delay: float, late: Callable[[], object]) -> None:
-        """Call `late` after `delay`, in two halves: after a pause of this process timers come due
-        before sockets are read, and what the peer has said by then must not be thrown away."""
-        self._arm(delay / 2, lambda: self._arm(delay / 2, late))
+        self._arm(delay, self._fairly(delay, late, self._arm))
+
+    def _fairly(
+        self,
+        delay: float,
+        late: Callable[[], object],
+        arm: Callable[[float, Callable[[], object]], object],
+    ) -> Callable[[], None]:
+        """What to do after `delay`: call `late`, or give half of that time once more where this
+        process stood still. Its timers come due before its sockets are read then, and what the peer
+        has said by now must not be thrown away."""
+        due = self._clock.monotonic() + delay
+
+        def judge() -> None:
+            if self._clock.monotonic() - due > HELD_UP:
+                arm(delay / 2, late)
+            else:
+                late()
+
+        return judge
 
     def _disarm(self) -> None:
         if self._timer is not None:
