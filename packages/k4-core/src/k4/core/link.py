@@ -35,7 +35,7 @@ STABLE = 30.0  # seconds up after which a loss counts as the first one again
 CLOSE_TIMEOUT = 1.0  # seconds for the peer to answer a close frame
 HELD_UP = 0.1  # seconds by which a deadline is late: then this process did not run
 _DEADLINE = 10.0  # seconds, where the limits name no handshake or ack timeout
-_FIRST = 0.25  # of the handshake's: for the first attempt in a row; doubles when not answered
+_FIRST = 0.5  # of the handshake's: for the first attempt in a row; all of it after one not answered
 
 Tap = Callable[[str, int, int, bytes], object]
 """Called with (link's name, received_ns, opcode, payload) before the owner sees a message."""
@@ -233,14 +233,15 @@ class Link:
             return
         self.attempts += 1
         self._enter(LinkState.CONNECTING)
-        # A handshake that hangs would cost a line that has to be replaced all of the longest wait.
+        # One that hangs would cost a line that has to be replaced all of the longest wait. Shorter
+        # than this it must not be: repeated behind a pause, attempts meet the venue's limit.
         deadline = self._limits.handshake_timeout or _DEADLINE
         self._deadline(deadline * self._patience, self._handshake_late)
         wire = self._wire = _Wire(self)
         wire.attempt = self._transport.connect(self._dials[turn], wire)
 
     def _handshake_late(self) -> None:
-        self._patience = min(1.0, 2.0 * self._patience)
+        self._patience = 1.0
         self._down(Closed(ABNORMAL, "no answer to the handshake in time"))
 
     def _opened(self, wire: _Wire, connection: Connection) -> None:
