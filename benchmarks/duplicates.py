@@ -15,7 +15,9 @@ in process  the lines of K4 take the frames in turns of 64; as from a socket, th
 sockets     `k4-runner run` with four lines. The first gets 64 frames (`--turn`), then the second
             the same, and so on, each when the program sleeps again. What that costs with a receiver
             that does nothing is taken off. The floor likewise: `flat.py`, less its own loop without
-            a handler. CPU ns, medians of the pieces, then of the rounds. The further a line is
+            a handler. These four programs run side by side and take turns of 16 pieces, the first
+            of which only warms the caches again, so that what slows the machine down slows all of
+            them down. CPU ns, medians of the turns, then of the rounds. The further a line is
             behind, the colder is what the first copy left in the processor's caches.
 
 Target: a copy costs at most half of `flat.py`'s floor, of SBE at most a third.
@@ -32,7 +34,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import flat
@@ -55,6 +57,7 @@ from k4.md.line import Line
 
 LINES = 4
 TURN = 64  # frames that one line takes before the next
+SIDE = 16  # pieces that one program takes before the next
 SLOTS = 100_000
 TARGET, SBE_TARGET = 1 / 2, 1 / 3  # of the floor
 PRODUCTS = {"futures": {"bybit": "linear"}}
@@ -218,28 +221,40 @@ def null(mode: str, port: int) -> Iterator[list[int]]:
         yield [process.pid]
 
 
-def cpu_ns(pids: Sequence[int], venue: Venue, lines: int, pieces: Pieces) -> list[float]:
-    """CPU ns per frame, by line. A line gets a piece when the one before has read its own."""
-    clients = [venue.accept() for _ in range(lines)]
-    time.sleep(0.7)  # start-up is not what is measured
-    ports = {client.getpeername()[1] for client in clients}
-    began, since = idle(pids, ports), time.perf_counter()
-    time.sleep(0.5)
-    used, now = idle(pids, ports), time.perf_counter()
-    background = (used - began) / (now - since)  # timers, messages or not
-    found: list[list[float]] = [[] for _ in clients]
-    for number, (data, count) in enumerate(pieces):
-        for client, spent in zip(clients, found, strict=True):
-            before, since = used, time.perf_counter()
-            client.sendall(data)
-            used = idle(pids, ports)
-            now = time.perf_counter()
-            if number > len(pieces) / 10:  # warm by then
-                spent.append((used - before - background * (now - since)) / count * 1e9)
-    for client in clients:
-        client.close()
-    venue.listener.close()
-    return [statistics.median(spent) for spent in found]
+class Program:
+    """A program under test, its lines accepted; it is fed piece by piece."""
+
+    def __init__(self, pids: Sequence[int], venue: Venue, lines: int) -> None:
+        self.pids, self.venue = pids, venue
+        self.clients = [venue.accept() for _ in range(lines)]
+        self.ports = {client.getpeername()[1] for client in self.clients}
+        self.background = 0.0  # timers' CPU seconds in a second, messages or not
+
+    def rest(self, seconds: float) -> None:
+        """Learn what the program uses when nothing comes."""
+        began, since = idle(self.pids, self.ports), time.perf_counter()
+        time.sleep(seconds)
+        used, now = idle(self.pids, self.ports), time.perf_counter()
+        self.background = (used - began) / (now - since)
+
+    def take(self, pieces: Pieces) -> list[float]:
+        """CPU ns per frame, by line, of all pieces but the first. A line gets a piece when the one
+        before has read its own."""
+        found: list[list[float]] = [[] for _ in self.clients]
+        used = idle(self.pids, self.ports)
+        for data, count in pieces:
+            for client, spent in zip(self.clients, found, strict=True):
+                before, since = used, time.perf_counter()
+                client.sendall(data)
+                used = idle(self.pids, self.ports)
+                passed = time.perf_counter() - since
+                spent.append((used - before - self.background * passed) / count * 1e9)
+        return [statistics.median(spent[1:]) for spent in found]
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+        self.venue.listener.close()
 
 
 def idle(pids: Sequence[int], ports: Container[int]) -> float:
@@ -281,28 +296,39 @@ def pieces_of(frames: Iterable[bytes], count: int) -> Pieces:
 
 
 def over_sockets(case: Case, messages: int, count: int) -> dict[str, float]:
-    """CPU ns per copy, the transport included, and of the transport alone."""
-    pieces = pieces_of(frames(case, messages), count)
-    venue, store = Venue(case.ack), f"k4bench_{os.getpid()}_copies"
-    with k4(case, venue.port, store, LINES) as pids:
-        first, *copies = cpu_ns(pids, venue, LINES, pieces)
-    venue = Venue(case.ack)
-    with null("k4", venue.port) as pids:
-        transport = statistics.mean(cpu_ns(pids, venue, LINES, pieces))
-    whole = statistics.mean(copies)
-    return {"copy": whole - transport, "winner": first - transport, "transport": transport}
+    """CPU ns per copy and per first copy above the transport, and of the transport alone; of the
+    floor above its own loop."""
+    own = pieces_of(frames(case, messages), count)
+    plain = pieces_of(quotes(messages, symbols_of(1), 10**10), count)
+    store, flat_store = (f"k4bench_{os.getpid()}_{name}" for name in ("copies", "flat"))
+    with ExitStack() as stack:
 
+        def started(
+            start: Callable[[int], AbstractContextManager[list[int]]], venue: Venue, lines: int
+        ) -> Program:
+            one = Program(stack.enter_context(start(venue.port)), venue, lines)
+            stack.callback(one.close)
+            return one
 
-def floor_over_sockets(messages: int, count: int) -> float:
-    """CPU ns per frame of `flat.py`, less its loop without a handler."""
-    pieces = pieces_of(quotes(messages, symbols_of(1), 10**10), count)
-    venue, store = Venue(), f"k4bench_{os.getpid()}_flat"
-    with flat_program(venue.port, store, symbols_of(1), False) as pids:
-        (whole,) = cpu_ns(pids, venue, 1, pieces)
-    venue = Venue()
-    with null("flat", venue.port) as pids:
-        (loop,) = cpu_ns(pids, venue, 1, pieces)
-    return whole - loop
+        programs = [
+            started(lambda port: k4(case, port, store, LINES), Venue(case.ack), LINES),
+            started(lambda port: null("k4", port), Venue(case.ack), LINES),
+            started(lambda port: flat_program(port, flat_store, symbols_of(1), False), Venue(), 1),
+            started(lambda port: null("flat", port), Venue(), 1),
+        ]
+        time.sleep(0.7)  # start-up is not what is measured
+        for one in programs:
+            one.rest(0.5)
+        rows: list[dict[str, float]] = []
+        for at in range(0, len(own) - SIDE + 1, SIDE):
+            (first, *copies), transport, (whole,), (loop,) = (
+                one.take(pieces[at : at + SIDE])
+                for one, pieces in zip(programs, (own, own, plain, plain), strict=True)
+            )
+            alone = statistics.mean(transport)
+            row = {"copy": statistics.mean(copies) - alone, "winner": first - alone}
+            rows.append(row | {"transport": alone, "floor": whole - loop})
+    return middle(rows[len(rows) // 10 :])  # warm by then
 
 
 def run_null(mode: str, port: int) -> None:
@@ -332,14 +358,13 @@ def measure(cases: Sequence[Case], options: argparse.Namespace) -> Iterator[dict
         yield row_of(case, "in process", min(floors), best(rows[name_of(case)]))
     if options.in_process:
         return
-    bases = []
     rows = {name_of(case): [] for case in cases}
     for _ in range(options.rounds):
-        bases.append(floor_over_sockets(options.messages, options.turn))
         for case in cases:
             rows[name_of(case)].append(over_sockets(case, options.messages, options.turn))
     for case in cases:
-        yield row_of(case, "sockets", statistics.median(bases), middle(rows[name_of(case)]))
+        found = middle(rows[name_of(case)])
+        yield row_of(case, "sockets", found.pop("floor"), found)
 
 
 def best(rows: Sequence[dict[str, float]]) -> dict[str, float]:
