@@ -399,6 +399,8 @@ def main() -> None:
     if options.null:
         run_null(options.null, options.port)
         return
+    if not options.in_process and options.messages < SIDE * options.turn:
+        parser.error(f"--messages: at least {SIDE} pieces of --turn, {SIDE * options.turn}")
     gc.disable()
     if len(CORES) > 1:
         os.sched_setaffinity(0, CORES[:-1])  # it looks at the program all the time
