@@ -113,3 +113,15 @@ def test_hashes_are_too_late_by_their_time() -> None:
     assert "uuid-0" not in window
     assert window.offer("uuid-0", 0, SPAN + 1) is Verdict.TOO_LATE
     assert window.offer("other", WINDOW_IDS + 3, SPAN + 1) is Verdict.NEW
+
+
+def test_what_is_missing_since_a_moment_is_what_opened_then_and_did_not_come() -> None:
+    gaps = Gaps(SPAN)
+    for id, at in ((10, 1), (13, 2), (20, 5), (22, 6)):
+        gaps.offer(id, at)
+    assert gaps.lost == 9
+    assert [gaps.missing_since(at) for at in (0, 2, 3, 5, 6, 7)] == [9, 9, 7, 7, 1, 0]
+    gaps.offer(15, 8)
+    assert [gaps.missing_since(at) for at in (0, 5, 6)] == [8, 6, 1]
+    gaps.reset()
+    assert gaps.missing_since(0) == 0

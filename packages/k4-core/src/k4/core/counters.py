@@ -57,17 +57,17 @@ class CountersWriter(Counters):
     """The counters of one process, `/dev/shm/k4c.<name>`, mode 0600.
 
     rows: most rows at a time. words: most words (8 bytes) of values and descriptions together; a
-    row takes one for each value and some 25 for its description. Raises StoreBusy where another
-    process writes counters of that name, StoreForeign where they belong to another user, StoreFull
-    where /dev/shm has no room.
+    row takes one for each value and some 20 to 60 for its description. Raises StoreBusy where
+    another process writes counters of that name, StoreForeign where they belong to another user,
+    StoreFull where /dev/shm has no room.
     """
 
     def __init__(
         self,
         name: str,
         *,
-        rows: int = 1024,
-        words: int = 65_536,
+        rows: int = 4096,
+        words: int = 131_072,
         clock: Clock | None = None,
     ) -> None:
         self.path = _path(name)

@@ -13,8 +13,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Hashable, Sequence
-from enum import IntEnum
-from itertools import pairwise
+from enum import Enum, IntEnum
+from itertools import pairwise, takewhile
 
 WINDOW_IDS = 65_536
 MAX_RUNS = 100_000
@@ -30,6 +30,17 @@ class Verdict(IntEnum):
     NEW = 1
     LATE = 2
     TOO_LATE = 3
+
+
+class LedgerState(Enum):
+    """What the ids of one (store, symbol) say of its completeness: nothing; that nothing is
+    missing; that something may be missing, by ids that only suggest it; that ids are missing on all
+    lines. A row of counters holds the position."""
+
+    UNKNOWN = "unknown"
+    CONTIGUOUS = "contiguous"
+    SUSPECTED = "suspected"
+    GAP = "gap"
 
 
 class Run:
@@ -109,6 +120,12 @@ class Gaps:
 
     def figures(self) -> Figures:
         return self.lost, self.healed, self.runs
+
+    def missing_since(self, since_ns: int) -> int:
+        """How many counted ids are missing in gaps that opened at `since_ns` or later; exact for
+        the last window and within this generation."""
+        newer = takewhile(lambda run: run.since_ns >= since_ns, reversed(self._missing))
+        return sum(run.high - run.low + 1 for run in newer if run.counted)
 
     def give_back(self, taken: Figures) -> None:
         """Undo what ids counted that belonged to the next generation, just before its `reset`."""

@@ -1,4 +1,5 @@
-"""What the user sees of lines and streams: rows in the shared counters, and the receipt at the end.
+"""What the user sees of streams, lines and ledgers: rows in the shared counters, and the receipt at
+the end.
 
 Figures are gathered by timer from plain integers; nothing here is called per message.
 """
@@ -12,7 +13,10 @@ import msgspec
 
 from k4.core.clock import Clock
 from k4.core.counters import Counters, Row
+from k4.core.errors import K4Error
 from k4.core.link import LinkState
+from k4.core.log import get_logger
+from k4.core.window import LedgerState
 from k4.md.line import Line
 from k4.md.slots import Slot
 from k4.md.stream import Stream, totals
@@ -48,6 +52,9 @@ STREAM_FIELDS = (
     "refused",
     "broken",
     "fallbacks",
+    "overlap_ms",
+    "rotation_lost",
+    "rotation_suspected",
 )
 LINE_FIELDS = (
     "state",
@@ -60,6 +67,7 @@ LINE_FIELDS = (
     "lag_us.p99",
     "duplicates",
     "stale",
+    "share_ppm",
     "alone",
     "dropped",
     "wait_us.mean",
@@ -70,9 +78,11 @@ LINE_FIELDS = (
     "latency_us.error",
     "clock_offset_us",
 )
+LEDGER_FIELDS = ("state", "gaps", "lost", "healed", "too_late", "resets")
 ROUNDS = 8  # flushes in which the percentiles of all lines are renewed
 STATES = tuple(state.value for state in LinkState)
-"""`state` of a line row is a position in this."""
+LEDGER_STATES = tuple(LedgerState)
+"""`state` of a line's or ledger's row is a position in these."""
 
 
 def stream_figures(group: Group, stream: Stream) -> dict[str, int]:
@@ -150,6 +160,7 @@ def line_figures(
         delays.lag_p99,
         sums["duplicates"],
         port.stale,
+        share_ppm(line, sums["duplicates"]),
         port.alone,
         sums["dropped"],
         delays.wait_mean,
@@ -157,6 +168,13 @@ def line_figures(
         delays.wait_p99,
         *_latency(line),
     )
+
+
+def share_ppm(line: Line, duplicates: int) -> int:
+    """Millionths of the updates published while the line served: those that it brought first."""
+    port = line.port
+    published = port.wins + duplicates - port.repeats + port.missed
+    return port.wins * 1_000_000 // (published or 1)
 
 
 def _latency(line: Line) -> tuple[int, int, int, int]:
@@ -171,50 +189,108 @@ class Reporter:
     def __init__(self, counters: Counters, clock: Clock) -> None:
         self._counters = counters
         self._clock = clock
-        self._streams: dict[str, Row] = {}
-        self._lines: dict[Line, Row] = {}
+        self._log = get_logger("k4.md.report")
+        self._full = False
+        self._streams: dict[str, Row | None] = {}
+        self._lines: dict[Line, Row | None] = {}
         self._delays: dict[Line, Delays] = {}
+        self._ledgers: dict[Slot, Row | None] = {}
+        self._written: dict[Slot, tuple[int, ...]] = {}
 
     def flush(self, groups: Sequence[Group]) -> None:
         """Write all figures.
 
         Percentiles are renewed for a few lines a time: hundreds of microseconds each, they would
-        otherwise hold up the messages of that moment.
+        otherwise hold up the messages of that moment. Of ledgers, which may be many, only what has
+        changed is written.
         """
         now = self._clock.monotonic()
-        serving: set[Line] = set()
+        self._let_go([stream for group in groups for stream in group.streams])
         for group in groups:
             for stream in group.streams:
                 name = stream.feed.name
                 if name not in self._streams:
-                    self._streams[name] = self._counters.row(
-                        "stream", {"name": name}, STREAM_FIELDS
-                    )
+                    self._streams[name] = self._row("stream", {"name": name}, STREAM_FIELDS)
                 sums = {line: totals(line) for line in stream.all_lines}
                 figures = _stream_figures(group, stream, [*sums.values()])
-                self._streams[name].write(list(figures.values()))
+                _write(self._streams[name], list(figures.values()))
                 for line in stream.lines:
-                    serving.add(line)
                     if line not in self._lines:
-                        self._lines[line] = self._counters.row(
-                            "line", {"stream": name, "id": str(line.id)}, LINE_FIELDS
-                        )
+                        labels = {"stream": name, "id": str(line.id)}
+                        self._lines[line] = self._row("line", labels, LINE_FIELDS)
                         self._delays[line] = Delays()
-                    self._lines[line].write(line_figures(line, sums[line], self._delays[line], now))
-        for line in list(self._lines):
-            if line not in serving:
-                self._lines.pop(line).release()
-                del self._delays[line]
+                    of_line = line_figures(line, sums[line], self._delays[line], now)
+                    _write(self._lines[line], of_line)
+            self._flush_ledgers(group)
         for line in list(self._delays)[: 1 + len(self._delays) // ROUNDS]:
             del self._delays[line]
             self._delays[line] = Delays.of(line)  # now the last in the order
 
+    def _let_go(self, streams: Sequence[Stream]) -> None:
+        """Give back the rows of what is no more."""
+        lines = {line for stream in streams for line in stream.lines}
+        for line in [line for line in self._lines if line not in lines]:
+            _release(self._lines.pop(line))
+            del self._delays[line]
+        names = {stream.feed.name for stream in streams}
+        for name in [name for name in self._streams if name not in names]:  # fell back to another
+            _release(self._streams.pop(name))
+
+    def _flush_ledgers(self, group: Group) -> None:
+        for slot in group.arbiter.live_slots():
+            figures = ledger_figures(slot)
+            if self._written.get(slot) == figures:
+                continue
+            if slot not in self._ledgers:
+                self._ledgers[slot] = self._row("ledger", ledger_labels(group, slot), LEDGER_FIELDS)
+            _write(self._ledgers[slot], figures)
+            self._written[slot] = figures
+
+    def _row(self, type: str, labels: Mapping[str, str], fields: Sequence[str]) -> Row | None:
+        """A new row; None, and a word in the log, where the table has no room for it."""
+        try:
+            return self._counters.row(type, labels, fields)
+        except K4Error as error:
+            if not self._full:
+                self._log.error("figures are left out of the shared counters", why=str(error))
+            self._full = True
+            return None
+
     def release(self) -> None:
         """Give all rows back."""
-        for row in (*self._streams.values(), *self._lines.values()):
-            row.release()
-        self._streams.clear()
-        self._lines.clear()
+        for row in (*self._streams.values(), *self._lines.values(), *self._ledgers.values()):
+            _release(row)
+        for rows in (self._streams, self._lines, self._ledgers, self._written):
+            rows.clear()
+
+
+def _write(row: Row | None, figures: Sequence[int]) -> None:
+    if row is not None:
+        row.write(figures)
+
+
+def _release(row: Row | None) -> None:
+    if row is not None:
+        row.release()
+
+
+def ledger_labels(group: Group, slot: Slot) -> dict[str, str]:
+    """Whose ledger it is."""
+    store = group.stores[slot.kind].name
+    return {"store": store, "kind": slot.kind.label, "symbol": slot.channel.symbol}
+
+
+def ledger_figures(slot: Slot) -> tuple[int, ...]:
+    """What the ids of one (kind, symbol) say of its completeness, in the order of LEDGER_FIELDS."""
+    gaps, state = slot.gaps, LedgerState.UNKNOWN
+    if gaps is None:
+        return LEDGER_STATES.index(state), 0, 0, 0, slot.too_late, slot.resets
+    if not gaps.lost:
+        state = LedgerState.CONTIGUOUS
+    else:
+        state = LedgerState.SUSPECTED if slot.suspected else LedgerState.GAP
+    figures = gaps.runs, gaps.lost, gaps.healed, slot.too_late, slot.resets
+    return LEDGER_STATES.index(state), *figures
 
 
 def receipt(group: Group, stream: Stream) -> dict[str, Any]:
@@ -222,20 +298,18 @@ def receipt(group: Group, stream: Stream) -> dict[str, Any]:
     figures: dict[str, Any] = {"type": "stream", "name": stream.feed.name}
     figures |= stream_figures(group, stream)
     figures["ids"] = sorted({channel.ids.value for channel in stream.feed.channels})
-    figures["ledger"] = [_ledger(slot) for slot in _own_slots(group, stream)]
+    figures["ledger"] = [_ledger(group, slot) for slot in _own_slots(group, stream)]
     figures["redundancy"] = [_dividend(line) for line in stream.lines]
     return figures
 
 
-def _ledger(slot: Slot) -> dict[str, Any]:
-    """What the ids of one (kind, symbol) say of its completeness."""
-    ledger: dict[str, Any] = {"kind": slot.kind.label, "symbol": slot.channel.symbol}
-    ledger |= {"records": slot.published, "resets": slot.resets, "too_late": slot.too_late}
-    gaps = slot.gaps
-    if gaps is None:
-        return ledger | {"state": "unknown"}
-    state = "contiguous" if not gaps.lost else "suspected" if slot.suspected else "gap"
-    return ledger | {"state": state, "gaps": gaps.runs, "lost": gaps.lost, "healed": gaps.healed}
+def _ledger(group: Group, slot: Slot) -> dict[str, Any]:
+    figures: dict[str, Any] = dict(zip(LEDGER_FIELDS, ledger_figures(slot), strict=True))
+    figures["state"] = LEDGER_STATES[figures["state"]].value
+    if slot.gaps is None:
+        for name in ("gaps", "lost", "healed"):
+            del figures[name]  # not 0: nobody knows
+    return ledger_labels(group, slot) | {"records": slot.published} | figures
 
 
 def _dividend(line: Line) -> dict[str, Any]:
@@ -247,6 +321,7 @@ def _dividend(line: Line) -> dict[str, Any]:
     return {
         "line": line.id,
         "wins": port.wins,
+        "share": share_ppm(line, port.duplicates) / 1e6,
         "alone": port.alone,
         "latency_us": dict(zip(("p50", "p99", "error"), _latency(line)[:3], strict=True)),
         "lag_us": {"p50": delays.lag_p50, "p99": delays.lag_p99},

@@ -51,6 +51,19 @@ class Settings:
         self.ping_interval = ping_interval
 
 
+class Handover:
+    """A replacement that is done, until its receipt is written: when the old line's connection has
+    ended, and copies that were on their way have come. ended_ns: when that was first seen.
+    """
+
+    def __init__(self, old: Line, new: Line, overlap_ms: int) -> None:
+        self.old = old
+        self.new = new
+        self.overlap_ms = overlap_ms
+        self.since_ns = new.acked_ns
+        self.ended_ns = 0
+
+
 class Succession:
     """A replacement under way. target: by slot, the generation and the id that the successor has to
     reach, None while both lines have not served long enough. noticed: the venue has announced that
@@ -70,7 +83,8 @@ class Stream:
     """One feed with its N lines.
 
     counts: rotations, abandoned, stalls, unproven, resubscribed, notices, refused, broken,
-    fallbacks.
+    fallbacks; and of the rotations that are over, overlap_ms in all, rotation_lost and
+    rotation_suspected: ids that no line brought while they took place.
     """
 
     def __init__(
@@ -100,11 +114,15 @@ class Stream:
                 "refused",
                 "broken",
                 "fallbacks",
+                "overlap_ms",
+                "rotation_lost",
+                "rotation_suspected",
             ),
             0,
         )
         self.refusals: dict[str, str] = {}  # topic to the venue's words
         self.successions: list[Succession] = []
+        self.handovers: list[Handover] = []
         self.log = get_logger("k4.md.stream").bind(stream=feed.name)
         self._dials = dials
         self._settings = settings
@@ -132,6 +150,7 @@ class Stream:
         self._stopped = True
         for succession in list(self.successions):
             self._give_up(succession)
+        self._receipts(self.handovers)
         for line in self.lines:
             line.link.stop()
 
@@ -262,6 +281,7 @@ class Stream:
             to=fallback.name,
         )
         self.counts["fallbacks"] += 1
+        self._receipts(self.handovers)
         for line in self.all_lines:
             self._close(line)
         self.successions.clear()
@@ -310,6 +330,8 @@ class Stream:
             return
         for succession in list(self.successions):
             self._succeed(succession)
+        if self.handovers:
+            self._settle(now_ns)
         now = self._clock.monotonic()
         for line in list(self.lines):
             if line.wanted:
@@ -352,10 +374,13 @@ class Stream:
 
     def _succeed(self, succession: Succession) -> None:
         old, new = succession.old, succession.new
-        if succession.target is not None and self._reached(succession, succession.target):
-            self._take_over(succession)
-            return
-        if new.up and succession.target is None and self._overlapped(succession):
+        if not new.up:
+            succession.target = None  # it has to serve beside the old line once more
+        elif succession.target is not None:
+            if self._reached(succession, succession.target):
+                self._take_over(succession)
+                return
+        elif self._overlapped(succession):
             seen, own, slots = old.port.seen, old.port.own, self._states()
             succession.target = (
                 {s.slot: (s.generation, own[s.slot]) for s in slots if seen[s.slot] > new.acked_ns}
@@ -400,9 +425,10 @@ class Stream:
 
     def _take_over(self, succession: Succession) -> None:
         self.successions.remove(succession)
-        old, new, target = succession.old, succession.new, succession.target or {}
-        overlap = self._clock.time_ns() - new.acked_ns
+        old, new = succession.old, succession.new
+        overlap_ms = (self._clock.time_ns() - new.acked_ns) // 1_000_000
         self.lines[self.lines.index(old)] = new
+        self.handovers.append(Handover(old, new, overlap_ms))
         self._close(old)
         self.counts["rotations"] += 1
         self.log.info(
@@ -410,12 +436,42 @@ class Stream:
             line=old.id,
             by=new.id,
             reason=succession.reason,
-            overlap_ms=overlap // 1_000_000,
-            pairs=len(target),
-            lost=sum(new.port.own[slot] < id for slot, (_, id) in target.items()),
+            overlap_ms=overlap_ms,
+            pairs=len(succession.target or ()),
         )
         if succession.noticed:
             self.replace(new, "notice")
+
+    def _settle(self, now_ns: int) -> None:
+        """Write the receipts of replacements of which nothing is on its way any more."""
+        patience_ns, due = int(self.feed.limits.reset_wait * 1e9), []
+        for handover in self.handovers:
+            if not handover.ended_ns:
+                handover.ended_ns = now_ns if handover.old.over else 0
+            elif now_ns - handover.ended_ns >= patience_ns:
+                due.append(handover)
+        self._receipts(due)
+
+    def _receipts(self, due: Sequence[Handover]) -> None:
+        """What replacements cost: ids that no line brought since the successors' acks. A hole that
+        the change made is among them, and so is what the venue's lines lost together meanwhile."""
+        for handover in list(due):
+            self.handovers.remove(handover)
+            lost = {"lost": 0, "suspected": 0}
+            for s in self._states():
+                if s.gaps is not None:
+                    missing = s.gaps.missing_since(handover.since_ns)
+                    lost["suspected" if s.suspected else "lost"] += missing
+            self.counts["overlap_ms"] += handover.overlap_ms
+            for name, ids in lost.items():
+                self.counts[f"rotation_{name}"] += ids
+            self.log.info(
+                "replacement receipt",
+                line=handover.old.id,
+                by=handover.new.id,
+                overlap_ms=handover.overlap_ms,
+                **lost,
+            )
 
     def _judge(self, line: Line, now_ns: int) -> None:
         stall = self._settings.stall_timeout

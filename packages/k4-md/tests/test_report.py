@@ -1,0 +1,89 @@
+"""What the user sees of streams, lines and ledgers: counters and receipts of whole engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from engine_case import SYMBOLS, Case
+
+from k4.md.report import LEDGER_STATES
+
+
+def test_the_age_of_frames_is_known_within_an_error(make: Callable[..., Case]) -> None:
+    case = make(lines=1)
+    case.venue.delay = lambda peer: 0.030
+    case.clock.advance(60.0)
+    age = case.stream.lines[0].clock.age()
+    assert age is not None
+    assert age.error_us >= 0
+    assert 0 <= age.p50_us <= 31_000
+
+
+def test_the_receipt_is_plain_json(make: Callable[..., Case]) -> None:
+    case = make(lines=2)
+    case.clock.advance(10.0)
+    receipt = msgspec.json.decode(msgspec.json.encode(case.engine.receipt()[0]))
+    assert receipt["name"] == "binance.spot.json"
+    assert receipt["published"] == sum(map(len, (*case.trades.values(), *case.quotes.values())))
+    ledger = {(row["kind"], row["symbol"]): row for row in receipt["ledger"]}
+    assert ledger["trade", "BTCUSDT"]["state"] == "contiguous"
+    assert ledger["bbo", "BTCUSDT"]["state"] == "unknown"
+    assert ledger["trade", "BTCUSDT"]["records"] == len(case.trades["BTCUSDT"])
+    assert [row["line"] for row in receipt["redundancy"]] == [0, 1]
+
+
+def test_counters_have_the_ledger_of_every_store_and_symbol(make: Callable[..., Case]) -> None:
+    case = make(lines=2)
+    case.clock.advance(5.0)
+    ledgers = {(r.labels["kind"], r.labels["symbol"]): r for r in case.rows("ledger")}
+    assert set(ledgers) == {(k, s) for k in ("bbo", "trade") for s in SYMBOLS}
+    assert {row.labels["store"] for row in ledgers.values()} == {"test"}
+    states = {key: LEDGER_STATES[row.values["state"]].value for key, row in ledgers.items()}
+    assert states["bbo", "BTCUSDT"] == "unknown"
+    assert states["trade", "BTCUSDT"] == "contiguous"
+
+    case.venue.skips = 6
+    case.clock.advance(5.0)
+    changed = {(r.labels["kind"], r.labels["symbol"]): r for r in case.rows("ledger")}
+    gaps = [changed["trade", symbol].values for symbol in SYMBOLS]
+    assert sum(row["lost"] for row in gaps) == 6
+    for row in gaps:
+        gap = bool(row["lost"])
+        assert (LEDGER_STATES[row["state"]].value == "gap", row["gaps"] > 0) == (gap, gap)
+    receipt = {(r["kind"], r["symbol"]): r for r in case.engine.receipt()[0]["ledger"]}
+    for symbol in SYMBOLS:
+        row = changed["trade", symbol].values
+        assert receipt["trade", symbol]["lost"] == row["lost"]
+        assert receipt["bbo", symbol].keys().isdisjoint({"gaps", "lost", "healed"})
+
+
+def test_a_line_tells_its_share_of_what_was_published_while_it_served(
+    make: Callable[..., Case],
+) -> None:
+    case = make(lines=2)
+    quick, slow = case.peers()
+    late = {quick: 0.001, slow: 0.050}
+    case.venue.delay = lambda peer: late.get(peer, 0.001)
+    case.clock.advance(60.0)
+    case.settle()
+    lines = [row.values for row in case.rows("line")]
+    assert [row["share_ppm"] > 950_000 for row in lines] == [True, False]
+    assert [row["share_ppm"] < 50_000 for row in lines] == [False, True]
+    shares = [row["share"] for row in case.engine.receipt()[0]["redundancy"]]
+    assert sum(shares) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_full_table_of_counters_stops_nothing(make: Callable[..., Case]) -> None:
+    case = make(lines=3, rows=3, stall_timeout_sec=10.0)
+    case.clock.advance(5.0)
+    stalled = case.peers()[0]
+    case.venue.mute.add(stalled)
+    case.clock.advance(12.0)
+    assert not stalled.open, "lines are judged all the same"
+    assert len(case.rows("stream")) == 1
+    case.settle()
+    case.assert_nothing_lost()
+    assert case.rows("stream")[0].values["published"] == case.figures()["published"]
+    assert len(case.engine.receipt()[0]["ledger"]) == 4
