@@ -16,6 +16,7 @@ from k4.core.enums import Kind
 from k4.core.errors import StoreMissing
 from k4.core.shm import ShmMdStore, remove_store
 from k4.core.testing import ManualClock
+from k4.core.window import LedgerState
 from k4.runner.watch import Instrument, Sample, Watcher, age_text, objects, once, view
 
 NAME = f"watch.{os.getpid()}"
@@ -153,6 +154,82 @@ def test_the_live_view_shows_prices_rates_and_lines(store: ShmMdStore) -> None:
     text = console.file.getvalue()
     for part in (NAME, "100.25 / 100.5", "12,345", "up"):
         assert part in text
+
+
+def shown(sample: Sample) -> list[list[str]]:
+    """The words of every row of the live view."""
+    console = Console(file=io.StringIO(), width=100)
+    console.print(view(sample, sample))
+    assert isinstance(console.file, io.StringIO)
+    return [row.split() for row in console.file.getvalue().splitlines()]
+
+
+def test_the_live_view_shows_what_redundancy_bought(store: ShmMdStore) -> None:
+    delays = {"wait_us.mean": 410, "wait_us.p50": 90, "wait_us.p99": 2_300}
+    age = {"latency_us.p50": 900, "latency_us.p99": 4_000}
+    known = {"share_ppm": 253_000, "alone": 12, **delays, **age, "latency_us.error": 350}
+    unknown = known | {"latency_us.error": -1}
+    rows = (
+        CounterRow("line", {"stream": "s", "id": "0"}, known),
+        CounterRow("line", {"stream": "s", "id": "1"}, unknown),
+    )
+    text = shown(Sample(at=0.0, instruments=(), rows=rows))
+    assert ["s", "0", "25.3", "%", "12", "410", "90", "2,300", "900", "4,000", "350"] in text
+    assert ["s", "1", "25.3", "%", "12", "410", "90", "2,300", "?", "?", "?"] in text
+
+
+def test_the_live_view_shows_changes_where_there_were_any() -> None:
+    figures = dict.fromkeys(("published", "rotations", "overlap_ms", "rotation_lost", "stalls"), 0)
+    changed = figures | {"rotations": 3, "overlap_ms": 3_600, "stalls": 1}
+    rows = (
+        CounterRow("stream", {"name": "quiet"}, figures),
+        CounterRow("stream", {"name": "changed"}, changed),
+    )
+    text = shown(Sample(at=0.0, instruments=(), rows=rows))
+    heads = next(i for i, words in enumerate(text) if words[:1] == ["CHANGES"])
+    assert [words for words in text[heads + 1 :] if words] == [
+        ["changed", "3", "3,600", "0", "1"],
+        ["STORE", "symbol", "last", "records", "rate/s", "age", "lost", "resets"],
+    ]
+
+
+def ledger(symbol: str, state: LedgerState, lost: int, resets: int) -> CounterRow:
+    labels = {"store": "trades", "kind": "trade", "symbol": symbol}
+    at = list(LedgerState).index(state)
+    return CounterRow("ledger", labels, {"state": at, "lost": lost, "resets": resets})
+
+
+def test_ledgers_are_objects_and_columns_of_their_stores() -> None:
+    rows = (
+        ledger("A", LedgerState.CONTIGUOUS, 0, 0),
+        ledger("B", LedgerState.GAP, 1_200, 1),
+        ledger("C", LedgerState.SUSPECTED, 7, 2),
+        ledger("D", LedgerState.UNKNOWN, 0, 3),
+    )
+    stores = tuple(
+        Instrument(store="trades", kind="trade", symbol=s, records=0, last=None, age_ns=None)
+        for s in "ABCDE"
+    )
+    sample = Sample(at=0.0, instruments=stores, rows=rows)
+    found = [body for body in objects(sample, sample) if body["type"] == "ledger"]
+    assert [body["state"] for body in found] == ["contiguous", "gap", "suspected", "unknown"]
+    assert found[1] == {
+        "type": "ledger",
+        "store": "trades",
+        "kind": "trade",
+        "symbol": "B",
+        "state": "gap",
+        "lost": 1_200,
+        "resets": 1,
+    }
+    tails = {words[1]: words[-2:] for words in shown(sample) if words[:1] == ["trades"]}
+    assert tails == {
+        "A": ["0", "0"],
+        "B": ["1,200", "1"],
+        "C": ["7?", "2"],
+        "D": ["?", "3"],
+        "E": ["?", "?"],  # nobody keeps a ledger of it
+    }
 
 
 @pytest.mark.parametrize(

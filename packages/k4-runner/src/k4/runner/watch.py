@@ -21,25 +21,29 @@ from k4.core.link import LinkState
 from k4.core.records import Bookticker, Depth5, Record
 from k4.core.shm import ShmMdReader, list_stores
 from k4.core.waiting import sleep
+from k4.core.window import LedgerState
 
 ONCE_SEC = 0.5  # what `--once` measures rates over
 REFRESH_SEC = 0.5
 
-STATES = tuple(state.value for state in LinkState)  # a line's state is a position in it
+STATES = {
+    "line": tuple(state.value for state in LinkState),
+    "ledger": tuple(state.value for state in LedgerState),
+}  # by type of row; a row's state is a position in it
 NUMBERS = ("id", "channel", "session")
-SHOWN = {
-    "stream": ("published", "duplicates", "stale", "gaps", "lost", "resets", "lines_up", "lines"),
-    "line": (
-        "state",
-        "messages",
-        "wins",
-        "missed",
-        "reconnects",
-        "age_s",
-        "lag_us.p50",
-        "lag_us.p99",
-    ),
-}  # columns of the live tables; a type that is not named here shows all
+CHANGES = "CHANGES"  # shows only rows that have something to tell
+TABLES = {
+    "stream": {
+        "STREAM": "published duplicates stale gaps lost resets lines_up lines",
+        CHANGES: "rotations abandoned overlap_ms rotation_lost stalls unproven notices",
+    },
+    "line": {
+        "LINE": "state messages wins missed reconnects age_s lag_us.p50 lag_us.p99",
+        "REDUNDANCY": "share_ppm alone wait_us.mean wait_us.p50 wait_us.p99"
+        " latency_us.p50 latency_us.p99 latency_us.error",
+    },
+    "ledger": {},  # stands in the stores' table
+}  # by type of row, titles and columns of its live tables; a type that is not here shows all
 HEADS = {
     "duplicates": "dup",
     "messages": "msgs",
@@ -47,6 +51,16 @@ HEADS = {
     "lines_up": "up",
     "lag_us.p50": "lag p50 µs",
     "lag_us.p99": "p99",
+    "rotations": "replaced",
+    "overlap_ms": "overlap ms",
+    "rotation_lost": "lost",
+    "share_ppm": "won",
+    "wait_us.mean": "wait µs",
+    "wait_us.p50": "p50",
+    "wait_us.p99": "p99",
+    "latency_us.p50": "age p50 µs",
+    "latency_us.p99": "p99",
+    "latency_us.error": "±",
 }
 
 
@@ -155,7 +169,7 @@ def objects(before: Sample, after: Sample) -> Iterator[dict[str, Any]]:
             "age_ms": None if one.age_ns is None else round(one.age_ns / 1e6, 3),
         }
     for row in after.rows:
-        yield {"type": row.type, **_labels(row), **_figures(row.values)}
+        yield {"type": row.type, **_labels(row), **_figures(row)}
 
 
 def _labels(row: CounterRow) -> dict[str, str | int]:
@@ -166,15 +180,15 @@ def _labels(row: CounterRow) -> dict[str, str | int]:
     }
 
 
-def _figures(values: dict[str, int]) -> dict[str, Any]:
-    """`lag_us.p50` becomes {"lag_us": {"p50": …}}, and a line's state its name."""
+def _figures(row: CounterRow) -> dict[str, Any]:
+    """`lag_us.p50` becomes {"lag_us": {"p50": …}}, and a state its name."""
     nested: dict[str, Any] = {}
-    for field, value in values.items():
+    for field, value in row.values.items():
         outer, point, inner = field.partition(".")
         if point:
             nested.setdefault(outer, {})[inner] = value
         else:
-            nested[field] = STATES[value] if field == "state" else value
+            nested[field] = STATES[row.type][value] if field == "state" else value
     return nested
 
 
@@ -247,8 +261,8 @@ def _table(words: Iterable[str], figures: Iterable[str]) -> Table:
 
 
 def _stores(before: Sample, after: Sample, prefix: str) -> Table:
-    rates = _rates(before, after)
-    table = _table(("STORE", "symbol"), ("last", "records", "rate/s", "age"))
+    rates, ledgers = _rates(before, after), _ledgers(after.rows)
+    table = _table(("STORE", "symbol"), ("last", "records", "rate/s", "age", "lost", "resets"))
     for one in after.instruments:
         table.add_row(
             one.store.removeprefix(prefix),
@@ -257,29 +271,55 @@ def _stores(before: Sample, after: Sample, prefix: str) -> Table:
             f"{one.records:,}",
             f"{rates[one.store, one.symbol]:,.0f}",
             "-" if one.age_ns is None else age_text(one.age_ns),
+            *ledgers.get((one.store, one.symbol), ("?", "?")),
         )
     return table
 
 
+def _ledgers(rows: Iterable[CounterRow]) -> dict[tuple[str, str], tuple[str, str]]:
+    """What no line brought, and how often ids began anew, by (store, symbol). `?` behind a number
+    or alone: ids only suggest it, or tell nothing."""
+    texts = {}
+    for row in rows:
+        if row.type == "ledger":
+            figures = row.values
+            state = STATES["ledger"][figures["state"]]
+            lost = {"unknown": "?", "suspected": f"{figures['lost']:,}?"}.get(state)
+            key = row.labels["store"], row.labels["symbol"]
+            texts[key] = lost or f"{figures['lost']:,}", f"{figures['resets']:,}"
+    return texts
+
+
 def _counters(rows: Iterable[CounterRow]) -> Iterator[Table]:
-    """One table for every type of row."""
+    """Tables for every type of row."""
     by_type: dict[str, list[CounterRow]] = {}
     for row in rows:
         by_type.setdefault(row.type, []).append(row)
     for kind, alike in by_type.items():
-        columns = SHOWN.get(kind, tuple(alike[0].values))
         _, *others = alike[0].labels
-        heads = (HEADS.get(name, name) for name in columns)
-        table = _table((kind.upper(), *others), heads)
-        for row in alike:
-            cells = (_cell(name, row.values[name]) for name in columns if name in row.values)
-            table.add_row(*row.labels.values(), *cells)
-        table.add_row()
-        yield table
+        for title, names in TABLES.get(kind, {kind.upper(): " ".join(alike[0].values)}).items():
+            columns = names.split()
+            table = _table((title, *others), (HEADS.get(name, name) for name in columns))
+            for row in alike:
+                if title != CHANGES or any(row.values.get(name) for name in columns):
+                    cells = (_cell(row, name) for name in columns)
+                    table.add_row(*row.labels.values(), *cells)
+            if table.row_count:
+                table.add_row()
+                yield table
 
 
-def _cell(field: str, value: int) -> str:
-    return STATES[value] if field == "state" else f"{value:,}"
+def _cell(row: CounterRow, field: str) -> str:
+    value = row.values.get(field)
+    if value is None:
+        return ""
+    if field == "state":
+        return STATES[row.type][value]
+    if field == "share_ppm":
+        return f"{value / 10_000:.1f} %"
+    if field.startswith("latency_us.") and row.values.get("latency_us.error") == -1:
+        return "?"  # no round trip was measured yet, so it may be anything
+    return f"{value:,}"
 
 
 def _last(record: Record | None) -> str:
