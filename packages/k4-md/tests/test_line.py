@@ -422,3 +422,41 @@ def test_copies_are_known_again_after_a_reset_that_times_prove() -> None:
     assert lines.decoded == [3, 1]
     assert lines.counts == [(3, 0), (0, 2)]
     assert lines.lines[1].port.stale == 1
+
+
+def test_copies_are_known_again_when_all_lines_have_joined_a_reset_without_times() -> None:
+    lines = Lines("binance", "spot", "bbo")
+
+    def look(seconds: float) -> None:
+        for _ in range(round(seconds * 10)):
+            lines.now += 100_000_000
+            for line in lines.lines:
+                line.port.now = lines.now  # other instruments are heard
+            lines.arbiter.tick(lines.now)
+
+    def bring(line: int, *ids: int) -> None:
+        for id in ids:
+            lines.bring(line, binance_quote(id, 0))
+
+    bring(0, 1000, 1001)
+    bring(1, 1000)
+    bring(0, 5)
+    look(1.0)
+    bring(0, 6)
+    look(2.5)
+    (slot,) = lines.arbiter.live_slots()
+    assert slot.resets == 1
+    bring(1, 1001)
+    look(0.1)
+    assert slot.gate, "the other line is still in the old generation"
+    bring(1, 6)
+    look(0.1)
+    assert not slot.gate
+    before = list(lines.decoded)
+    for id in (7, 8, 9):
+        bring(0, id)
+        bring(1, id)
+    assert [now - then for now, then in zip(lines.decoded, before, strict=True)] == [3, 0]
+    assert slot.last == 9
+    bring(1, 1002, 1003)  # above, so of no old generation: no line is in one any more
+    assert slot.last == 1003

@@ -263,14 +263,15 @@ class Port:
         mark = us if s.unordered else id
         plain, window = s.plain, s.window
         if plain is not None:
-            if id == plain.top + 1 and not s.gate and not self.history:
+            if id == plain.top + 1 and not self.history and (not s.gate or self._goes_on(s, us)):
                 plain.top = id
             elif not resets.fresh(self, s, id, first_id, us, values, key):
                 return
         elif (
             window is not None
             and mark >= s.last
-            and not (s.gate or s.doubted)
+            and not s.doubted
+            and (not s.gate or self._goes_on(s, us))
             and not (self.history and id in self.history.get(slot, ()))
             and window.take(key, mark, now)
         ):
@@ -386,6 +387,12 @@ class Port:
         if entry[WAIT] is not None:  # the second copy of all
             entry[WINNER].wait.add(lag)
             entry[WAIT] = None
+
+    def _goes_on(self, s: Slot, us: int) -> bool:
+        """Whether a trade above the last one plainly is of the generation that a reset opened."""
+        slot = s.slot
+        joined = self.generation[slot] == s.generation and slot not in self.fallen
+        return joined and us > s.floor_us > 0
 
     def _tell(self, s: Slot) -> None:
         record = s.lane.newest()
@@ -580,6 +587,8 @@ class Arbiter:
         self.ticked_ns = now_ns
         for slot in self.live_slots():
             resets.consider(self, slot, now_ns)
+            if slot.gate:
+                resets.lift_gate(self, slot)
             slot.forget(now_ns - int(self.limits.trade_window * 1e9))
         for port in self.ports:
             if port.fallen:

@@ -165,6 +165,15 @@ def admits(port: Port, s: Slot, id: int, us: int) -> bool:
     return belongs
 
 
+def lift_gate(arbiter: Arbiter, s: Slot) -> None:
+    """Where messages have no time, the gate asks only whether a line has joined the generation:
+    once all have, it asks in vain."""
+    if s.floor_us:
+        return
+    if all(p.generation[s.slot] == s.generation for p in (*arbiter.ports, *arbiter.leaving)):
+        s.gate = False
+
+
 def _is_nearer(port: Port, s: Slot, id: int) -> bool:
     """Whether an id of a line that brought nothing before the reset is of this generation rather
     than the former, by distance. It is asked only where no other line can tell."""

@@ -50,7 +50,7 @@ class Slot:
 
     last: newest id taken in this generation, -1 before the first; where ids have no order, the
     newest venue time instead, also in every port's `own`. advance_ns: local time when
-    `last` last rose. gate: set from the first reset on; messages then pass `Port.admits`.
+    `last` last rose. gate: set from the first reset on; messages then pass `resets.admits`.
     floor_us: venue time of the generation's first message, 0 where the stream has no time.
     previous, former_us: the last id of the former generation, and its newest time. recent:
     published updates by id whose copies are awaited, None with a single line. top: figures of the
