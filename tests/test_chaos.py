@@ -10,27 +10,9 @@ from chaos import virtual
 from chaos.processes import run
 from chaos.run import Outcome, Plan
 
-FORCED = {  # by the clock or by sheer number, within the seconds of a short run
-    "ack_without_data",
-    "close",
-    "delay",
-    "drop",
-    "duplicate",
-    "fragment",
-    "garbage",
-    "half_open",
-    "id_reset",
-    "jitter",
-    "no_pong",
-    "oversize",
-    "refuse_handshake",
-    "reorder",
-    "reset",
-    "shutdown",
-    "slow_ack",
-    "stall",
-    "truncate",
-}
+from k4.runner.sim.faults import FAULTS
+
+FORCED = set(FAULTS)  # by the clock or by sheer number, within the seconds of a short run
 
 
 QUIET = Plan(venue="binance", messages=1_500, rotations=25, rate=1.0, limit=36_000.0)

@@ -124,6 +124,7 @@ def faults(venue: str) -> tuple[Json, ...]:
         {"fault": "refuse_handshake", "nth": 23, "how": "hang"},
         {"fault": "slow_ack", "probability": 0.1, "seconds": 3},
         {"fault": "ack_without_data", "nth": 29},
+        {"fault": "refuse_topic", "nth": 41},
     ]
     rules += [
         {"fault": "garbage", "every": 11.0 + 2 * i, "what": what, "target": ONE}
