@@ -16,8 +16,9 @@ from k4.core.enums import Kind
 from k4.core.latency import Histogram
 from k4.core.limits import Limits
 from k4.core.ring import RingWriter
-from k4.md.arbiter import Arbiter, Port
+from k4.md.arbiter import Arbiter
 from k4.md.feed import Channel, Ids, Reset
+from k4.md.port import Port
 
 UPDATES = 500_000
 MEAN_NS = 10_000_000

@@ -9,8 +9,9 @@ from k4.core.enums import Kind
 from k4.core.limits import Limits
 from k4.core.records import Bookticker, Depth5, Record, Trade
 from k4.core.ring import RingWriter
-from k4.md.arbiter import Arbiter, Port
+from k4.md.arbiter import Arbiter
 from k4.md.feed import Channel, Ids, Reset
+from k4.md.port import Port
 
 SECOND = 1_000_000_000
 MS = 1_000_000

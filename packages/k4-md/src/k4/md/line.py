@@ -16,8 +16,9 @@ from k4.core.liveness import Watch
 from k4.core.rotation import Sample, sample
 from k4.core.transport import Closed
 from k4.core.venue_clock import VenueClock
-from k4.md.arbiter import Arbiter, Port
+from k4.md.arbiter import Arbiter
 from k4.md.feed import Control, Feed, Sink
+from k4.md.port import Port
 from k4.md.slots import ID, MASK, NAME, NEXT, RECENT, SLOT, WAIT, no_entry
 
 

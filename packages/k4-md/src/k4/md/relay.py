@@ -24,9 +24,10 @@ from k4.core.log import get_logger
 from k4.core.records import SYMBOL_BYTES
 from k4.core.shm import ShmMdStore
 from k4.core.udp_receiver import ReceivedSession, SessionSink, UdpReceiver
-from k4.md.arbiter import Arbiter, Port
+from k4.md.arbiter import Arbiter
 from k4.md.exchanges import find
 from k4.md.feed import slot_of
+from k4.md.port import Port
 from k4.md.relayed import LIVE_NS, Cell, Owner, RelayedPort
 from k4.md.slots import Slot
 

@@ -25,9 +25,10 @@ from k4.core.enums import Kind, Venue
 from k4.core.ring import Lane
 from k4.core.window import WINDOW_IDS, Verdict
 from k4.md import resets
-from k4.md.arbiter import Arbiter, Port
+from k4.md.arbiter import Arbiter
 from k4.md.fallen import TRADES
 from k4.md.feed import Channel, Control, Ids, Reset
+from k4.md.port import Port
 from k4.md.slots import Slot
 
 _EVENT_US, _TRADE_US = 5, 6  # 8-byte words of every record

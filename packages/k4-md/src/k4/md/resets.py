@@ -21,7 +21,8 @@ from k4.md.feed import Reset
 from k4.md.rollcall import roll_called
 
 if TYPE_CHECKING:
-    from k4.md.arbiter import Arbiter, Port
+    from k4.md.arbiter import Arbiter
+    from k4.md.port import Port
     from k4.md.slots import Slot
 
 

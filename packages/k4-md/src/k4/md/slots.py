@@ -1,6 +1,6 @@
 """State of one (kind, symbol) of a group: its lane, what was published, what its ids have proved.
 
-Slots hold state and cold decisions; the hot decisions stand in `arbiter.Port`, which reads and
+Slots hold state and cold decisions; the hot decisions stand in `port.Port`, which reads and
 writes these members directly.
 """
 
@@ -19,8 +19,8 @@ from k4.core.window import WINDOW_IDS, Gaps, RecentIds, Verdict
 from k4.md.feed import Channel, Ids
 
 if TYPE_CHECKING:
-    from k4.md.arbiter import Port
     from k4.md.fallen import Held
+    from k4.md.port import Port
 
 RECENT = 16_384
 """Published updates of a slot whose further copies are still awaited: more than one read of a
