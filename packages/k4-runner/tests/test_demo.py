@@ -53,7 +53,7 @@ def test_it_runs_headless_and_its_last_object_is_the_summary() -> None:
     assert left_by(process.pid) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_ends_it_in_order(number: int) -> None:
     with started("--headless") as process:
         await until(lambda: left_by(process.pid))

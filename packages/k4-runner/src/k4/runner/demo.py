@@ -374,7 +374,7 @@ class Show(Protocol):
 async def played(demo: Show, seconds: float) -> dict[str, Any]:
     """The summary of a demo that a signal may end, with nothing left of it afterwards."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the last: its terminal closed
         loop.add_signal_handler(number, demo.end)
     with tempfile.TemporaryDirectory(prefix="k4-demo-") as folder:
         try:
