@@ -81,6 +81,28 @@ def test_what_a_line_missed_before_it_left_is_counted() -> None:
     assert first.alone == 10  # of the last one, copies may have been on their way
 
 
+def test_a_line_is_charged_with_nothing_that_is_not_of_its_feed() -> None:
+    """Two feeds of two lines in one group, each with a symbol of its own; nothing is lost."""
+    bench = quotes(lines=0, symbols=("BTCUSDT", "ETHUSDT"))
+    bench.arbiter.shared = True
+    for symbol in (0, 0, 1, 1):
+        slot = symbol << 2 | Kind.BOOKTICKER
+        bench.ports.append(bench.arbiter.port("line", lambda event: None, carries=(slot,)))
+        bench.ports[-1].serving_ns = bench.now
+    for slot in bench.arbiter.live_slots():
+        slot.recent = {}
+    for id in range(1, 11):
+        for line in range(4):
+            bench.now += MS
+            bench.quote(line, id, symbol=line // 2)
+    bench.now += 5 * SECOND
+    bench.arbiter.depart(bench.ports[0])
+    bench.wait(40.0)
+    assert [port.wins for port in bench.ports] == [10, 0, 10, 0]
+    assert [port.duplicates for port in bench.ports] == [0, 10, 0, 10]
+    assert [(port.missed, port.alone) for port in bench.ports] == [(0, 0)] * 4
+
+
 # Books
 
 

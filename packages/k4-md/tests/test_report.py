@@ -87,3 +87,17 @@ def test_a_full_table_of_counters_stops_nothing(make: Callable[..., Case]) -> No
     case.assert_nothing_lost()
     assert case.rows("stream")[0].values["published"] == case.figures()["published"]
     assert len(case.engine.receipt()[0]["ledger"]) == 4
+
+
+def test_what_only_one_line_brought_is_counted_up_to_the_end(make: Callable[..., Case]) -> None:
+    case = make(lines=2)
+    case.clock.advance(5.0)
+    deaf, _ = case.peers()
+    case.venue.mute.add(deaf)
+    case.clock.advance(3.0)
+    case.venue.mute.clear()
+    case.clock.advance(4.0)
+    assert case.figures()["alone"] == 0, "copies may still come"
+    case.engine.stop()
+    figures = case.figures()
+    assert figures["alone"] == figures["missed"] > 40

@@ -21,7 +21,7 @@ from k4.md.fallen import PATIENCE
 from k4.md.feed import Channel, Control
 from k4.md.port import Peer, Port
 from k4.md.rollcall import RollCall
-from k4.md.slots import BATCH, FIRST_NS, MASK, NAME, NEXT, Entry, Slot, Tap, no_entry
+from k4.md.slots import BATCH, FIRST_NS, MASK, NAME, NEXT, SLOT, Entry, Slot, Tap, no_entry
 
 MOST_LEAVING = 64
 BITS = 60  # of ports; more are made where many exist at once
@@ -95,13 +95,15 @@ class Arbiter:
         on_control: Callable[[Control], None],
         heir_of: Port | None = None,
         peer: Peer | None = None,
+        carries: Iterable[int] | None = None,
     ) -> Port:
         """A new line's way in. An heir goes on with the ids that its predecessor brought; the first
-        ports of all go on with those that an attached store holds."""
+        ports of all go on with those that an attached store holds. carries: the slots of its feed,
+        None for all."""
         if len(self._bits) <= RESTING:
             self._bits.append(1 << self._made)
             self._made += 1
-        port = Port(self, name, self._bits.popleft(), on_control, peer)
+        port = Port(self, name, self._bits.popleft(), on_control, peer, carries)
         if heir_of is not None:
             port.own = list(heir_of.own)
             port.generation = list(heir_of.generation)
@@ -120,6 +122,8 @@ class Arbiter:
             return
         until = max(other.latest_ns for other in (*self.ports, port)) - self.reset_ns
         for slot in self.live_slots():
+            if slot.slot not in port.carries:
+                continue
             for entry in (slot.recent or {}).values():
                 if port.serving_ns < entry[FIRST_NS] < until and not entry[MASK] & port.bit:
                     port.missed += 1
@@ -134,6 +138,11 @@ class Arbiter:
             self.ports.remove(port)
             self._bits.append(port.bit)
             self.leaving.append(port)
+
+    def account(self, now_ns: int) -> None:
+        """The end: account for all updates but those of which copies may still be on their way."""
+        for slot in self.live_slots():
+            slot.forget(now_ns - self.reset_ns)
 
     def tail(self, feed: str) -> list[Entry]:
         """The end of a feed's chain: a list that holds the newest of its links."""
@@ -197,8 +206,11 @@ class Arbiter:
         self.leaving = leaving[-MOST_LEAVING:]
 
     def _retire(self, entries: Sequence[Entry]) -> None:
-        """Account for updates of which no further copy is awaited."""
-        serving = [port for port in self.ports if port.serving_ns]
+        """Account for updates of one slot of which no further copy is awaited."""
+        if not entries:
+            return
+        slot = entries[0][SLOT]
+        serving = [port for port in self.ports if port.serving_ns and slot in port.carries]
         everyone = sum(port.bit for port in serving)
         for entry in entries:
             _, _, first_ns, _, mask, _, _, winner = entry

@@ -209,6 +209,8 @@ class Engine:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        for group in self.groups:
+            group.arbiter.account(self._clock.time_ns())
         for stream in self.streams:
             stream.stop()
 

@@ -79,7 +79,11 @@ class Line:
         self.id = id
         self.feed = feed
         self.port: Port = arbiter.port(
-            f"{feed.name}#{id}", self._control, heir_of.port if heir_of else None, peer=self
+            f"{feed.name}#{id}",
+            self._control,
+            heir_of.port if heir_of else None,
+            peer=self,
+            carries=(channel.slot for channel in feed.channels),
         )
         self.watch = watch
         self.reconnects = 0

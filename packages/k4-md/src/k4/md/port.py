@@ -6,7 +6,7 @@ plainly the newest goes to `resets`, the cold side of arbitration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from k4.core.latency import Histogram
@@ -49,7 +49,8 @@ class Port:
     ns. wins, stale, missed, alone: counts of updates. lag: behind the winner, of every copy that
     was a line's first. repeats: all other copies. wait: over this line's wins, until the second
     copy came. fallen: by slot, while its ids dropped. generation[slot]: to which its ids belong.
-    history[slot]: ids of its history snapshots.
+    history[slot]: ids of its history snapshots. carries: the slots of its feed; a group may have
+    several feeds.
     """
 
     __slots__ = (
@@ -58,6 +59,7 @@ class Port:
         "arbiter",
         "bit",
         "calls",
+        "carries",
         "drops",
         "entry",
         "fallen",
@@ -86,9 +88,11 @@ class Port:
         bit: int,
         on_control: Callable[[Control], None],
         peer: Peer | None = None,
+        carries: Iterable[int] | None = None,
     ) -> None:
         self.arbiter = arbiter
         self.peer = peer
+        self.carries = frozenset(range(len(arbiter.slots)) if carries is None else carries)
         self._slots = cast(list[Slot], arbiter.slots)  # a session knows only slots that are filled
         self.name = name
         self.bit = bit

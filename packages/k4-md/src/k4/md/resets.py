@@ -171,7 +171,8 @@ def lift_gate(arbiter: Arbiter, s: Slot) -> None:
     once all have, it asks in vain."""
     if s.floor_us:
         return
-    if all(p.generation[s.slot] == s.generation for p in (*arbiter.ports, *arbiter.leaving)):
+    ports = (port for port in (*arbiter.ports, *arbiter.leaving) if s.slot in port.carries)
+    if all(port.generation[s.slot] == s.generation for port in ports):
         s.gate = False
 
 
@@ -180,7 +181,9 @@ def _is_nearer(port: Port, s: Slot, id: int) -> bool:
     than the former, by distance. It is asked only where no other line can tell."""
     slot = s.slot
     for other in port.arbiter.ports:
-        if other is not port and other.serving_ns and other.generation[slot] == s.generation:
+        if other is port or not other.serving_ns or slot not in other.carries:
+            continue
+        if other.generation[slot] == s.generation:
             return False
     return id <= s.last or id - s.last < s.previous - id
 
