@@ -211,6 +211,30 @@ def test_dials_rotate_over_attempts() -> None:
     assert used == [dials[n % 3] for n in range(len(used))]
 
 
+TWO_DIALS = (Dial(url="ws://a.invalid/"), Dial(url="ws://b.invalid/"))
+
+
+@pytest.mark.parametrize("stable", [True, False])
+def test_a_connection_that_was_up_is_made_again_where_it_was(stable: bool) -> None:
+    """Lines are spread over the dials: one that is cut must not move to where its siblings are."""
+    rig = Rig(MemoryPeer.accept, dials=TWO_DIALS).up()
+    for _ in range(3 if stable else 1):
+        rig.clock.advance(STABLE + 1.0 if stable else 1.0)
+        rig.peer.fail("cut")
+        rig.clock.advance(1.0)
+        assert rig.link.state is LinkState.UP
+    assert {peer.dial.url for peer in rig.transport.peers} == {"ws://a.invalid/"}
+    assert rig.link.dial == TWO_DIALS[0]
+
+
+def test_a_dial_whose_connections_do_not_last_is_left() -> None:
+    rig = Rig(MemoryPeer.accept, dials=TWO_DIALS).up()
+    for _ in range(3):
+        rig.peer.fail("cut")
+        rig.clock.advance(5.0)
+    assert [peer.dial.url[5] for peer in rig.transport.peers] == ["a", "a", "b", "b"]
+
+
 @pytest.mark.parametrize(
     ("url", "host"),
     [
@@ -567,6 +591,13 @@ def test_retry_after_is_honored(status: int) -> None:
     assert rig.link.attempts == 1
     assert rig.owner.downs[0][1] == 500.0
     rig.clock.advance(0.2)
+    assert rig.link.attempts == 2
+
+
+def test_a_short_retry_after_is_not_made_longer() -> None:
+    rig = Rig(lambda peer: peer.refuse(429, retry_after=5.0))
+    rig.link.start()
+    rig.clock.advance(5.2)
     assert rig.link.attempts == 2
 
 

@@ -142,7 +142,7 @@ class Case:
             config,
             feeds(exchange.feeds(config, {("spot", symbol): symbol for symbol in SYMBOLS})),
             stores=self.store,
-            dials=lambda feed: [Dial(url=feed.urls[0])],
+            dials=lambda feed: [Dial(url=url) for url in feed.urls],
             transport=self.venue.transport,
             clock=self.clock,
             budget=self.budget,

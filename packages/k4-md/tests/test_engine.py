@@ -110,6 +110,36 @@ def test_a_refused_sbe_handshake_falls_back_to_json(make: Callable[..., Case]) -
     assert [row.labels["name"] for row in case.rows("stream")] == ["binance.spot.fallback"]
 
 
+def test_one_refused_handshake_takes_no_line_from_those_that_serve(
+    make: Callable[..., Case],
+) -> None:
+    """An endpoint of several may refuse for a moment; without any line left it is the key's fault.
+    The lines here get JSON over the SBE feed, which answers to requests are anyway."""
+    case = make(lines=3, headers={"X-MBX-APIKEY": Secret("key")}, kinds=KINDS)
+    case.venue.rate = 0.0
+    case.clock.advance(2.0)
+    refused: list[MemoryPeer] = []
+
+    def refuse(peer: MemoryPeer) -> int:
+        if "sbe" in peer.dial.url:
+            refused.append(peer)
+            return 403
+        return 0
+
+    case.venue.refuse = refuse
+    first, *others = case.peers()
+    first.fail("cut")
+    case.clock.advance(5.0)
+    assert len(refused) == 1
+    assert all(peer.open for peer in others)
+    assert case.figures()["fallbacks"] == 0
+    for peer in others:
+        peer.fail("cut")
+    case.clock.advance(5.0)
+    assert case.figures()["fallbacks"] == 1
+    assert case.stream.lines_up == 3
+
+
 def test_stores_say_how_many_lines_feed_them(make: Callable[..., Case]) -> None:
     case = make(lines=2)
     case.clock.advance(5.0)

@@ -10,7 +10,9 @@ import pytest
 from engine_case import SYMBOLS, Case
 
 from k4.core.testing import MemoryPeer
+from k4.core.transport import Dial
 from k4.md.feed import Feed
+from k4.md.stream import spread
 
 
 def test_the_slow_line_is_rotated_out_without_a_hole(make: Callable[..., Case]) -> None:
@@ -366,3 +368,47 @@ def test_a_successor_that_is_down_takes_over_from_nobody(make: Callable[..., Cas
     assert not old.open
     assert case.stream.lines_up == 2
     assert case.figures()["rotations"] == 1
+
+
+def at(*hosts: str) -> list[Dial]:
+    """Hosts as dials: `a` by name, `a.1` an address of it."""
+    return [Dial(url=host.partition(".")[0], address=host.partition(".")[2]) for host in hosts]
+
+
+@pytest.mark.parametrize(
+    ("dials", "taken", "left", "order"),
+    [
+        (at("a", "b"), [], None, at("a", "b")),
+        (at("a", "b"), at("a"), None, at("b", "a")),
+        (at("a", "b"), at("a", "b", "b"), None, at("a", "b")),
+        (at("a", "b", "c"), at("b"), "a", at("c", "a", "b")),
+        (at("a", "b"), at("b"), "a", at("a", "b")),
+        # Addresses are places, the name behind them is not.
+        (at("a.1", "a.2", "a"), at("a.1", "a.2"), None, at("a.1", "a.2", "a")),
+        (at("a.1", "b", "a.2", "a"), at("a.1"), None, at("b", "a.2", "a.1", "a")),
+    ],
+)
+def test_a_new_line_stands_where_the_fewest_do(
+    dials: list[Dial], taken: list[Dial], left: str | None, order: list[Dial]
+) -> None:
+    assert spread(dials, taken, at(left)[0] if left else None) == order
+
+
+def test_lines_stay_spread_over_cuts_and_replacements(make: Callable[..., Case]) -> None:
+    urls = ("ws://a.invalid/stream", "ws://b.invalid/stream", "ws://c.invalid/stream")
+
+    def spread_over(feeds: list[Feed]) -> list[Feed]:
+        return [msgspec.structs.replace(feed, urls=urls) for feed in feeds]
+
+    case = make(lines=3, feeds=spread_over)
+    case.clock.advance(5.0)
+    for turn in range(6):
+        victim = case.peers()[turn % 3]
+        if turn % 2:
+            victim.fail("cut")
+        else:
+            victim.text(b'{"e":"serverShutdown","E":1786613159749}')
+        case.clock.advance(40.0)
+        assert not victim.open
+        assert sorted(peer.dial.url for peer in case.peers()) == list(urls)
+    assert (case.figures()["reconnects"], case.figures()["rotations"]) == (3, 3)

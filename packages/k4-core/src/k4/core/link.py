@@ -83,9 +83,10 @@ class LinkOwner(Protocol):
 class Link:
     """One line. `start` it once, `stop` it once; all methods may be called from any callback.
 
-    dials: rotated over the attempts. hello: the requests that subscribe, in order. acks: how many
-    answers to them make the line up. limits: rates and deadlines of the venue. tap: set it before
-    a connection opens to see every message of that connection first.
+    dials: the first is tried first, the next after a failure of that, or where connections do not
+    last. hello: the requests that subscribe, in order. acks: how many answers to them make the line
+    up. limits: rates and deadlines of the venue. tap: set it before a connection opens to see every
+    message of that connection first.
     """
 
     def __init__(
@@ -120,6 +121,8 @@ class Link:
         self.last_down: Closed | None = None
         self._dials = tuple(dials)
         self._hosts = tuple(host_of(dial.url) for dial in dials)
+        self._turn = 0  # of the dials
+        self._brief = 0  # connections in a row that were up, but not for long
         self._transport = transport
         self._clock = clock
         self._budget = budget
@@ -213,6 +216,11 @@ class Link:
         return True
 
     @property
+    def dial(self) -> Dial:
+        """Where it connects, is connected, or tries next."""
+        return self._dials[self._turn]
+
+    @property
     def remote(self) -> str:
         """The peer's address, empty while not connected."""
         connection = self._wire.connection if self._wire is not None else None
@@ -226,8 +234,7 @@ class Link:
     # Attempts.
 
     def _attempt(self) -> None:
-        turn = self.attempts % len(self._dials)
-        wait = self._budget.take(self._hosts[turn], self._clock.monotonic())
+        wait = self._budget.take(self._hosts[self._turn], self._clock.monotonic())
         if wait > 0:
             self._arm(wait, self._attempt)
             return
@@ -238,7 +245,7 @@ class Link:
         deadline = self._limits.handshake_timeout or _DEADLINE
         self._deadline(deadline * self._patience, self._handshake_late)
         wire = self._wire = _Wire(self)
-        wire.attempt = self._transport.connect(self._dials[turn], wire)
+        wire.attempt = self._transport.connect(self.dial, wire)
 
     def _handshake_late(self) -> None:
         self._patience = 1.0
@@ -371,22 +378,28 @@ class Link:
             self._enter(LinkState.STOPPED)
             self._owner.link_down(self, how, math.inf)
             return
-        if was is LinkState.UP and self._clock.monotonic() - since >= STABLE:
+        was_stable = was is LinkState.UP and self._clock.monotonic() - since >= STABLE
+        if was_stable:
             self._backoff = backoff(self._rng, BACKOFF_BASE, BACKOFF_CAP)
         delay = self._retry_in(how)
+        self._brief = self._brief + 1 if was is LinkState.UP and not was_stable else 0
+        if was is not LinkState.UP or self._brief > 1:
+            self._turn = (self._turn + 1) % len(self._dials)
+            self._brief = 0
         self._enter(LinkState.WAITING)
         self._arm(delay, self._attempt)
         self._owner.link_down(self, how, delay)
 
     def _retry_in(self, how: Closed) -> float:
         delay = next(self._backoff)
-        if how.status in (401, 403, 418, 429):  # asking again soon makes it worse
+        if how.retry_after:
+            delay = max(delay, how.retry_after)
+        elif how.status in (401, 403, 418, 429):  # asking again soon makes it worse
             delay = self._rng.uniform(BACKOFF_CAP / 2, BACKOFF_CAP)
         if how.status in (418, 429):  # said to the address, so to every line of this host
-            host = self._hosts[(self.attempts - 1) % len(self._hosts)]
             pause = how.retry_after or delay
-            self._budget.pause(host, self._clock.monotonic(), pause)
-        return max(delay, how.retry_after)
+            self._budget.pause(self._hosts[self._turn], self._clock.monotonic(), pause)
+        return delay
 
     def _release(self) -> None:
         """Let go of timers and connection; nothing of them is heard any more."""

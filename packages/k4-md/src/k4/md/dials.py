@@ -47,7 +47,8 @@ class Dials:
 
     async def ask(self, feeds: Sequence[Feed]) -> None:
         """Resolve the hosts of these feeds; a name that does not resolve now keeps what it had."""
-        hosts = {_host(url): urlsplit(url).port for feed in feeds for url in feed.urls}
+        asked = [*feeds, *(feed.fallback for feed in feeds if feed.fallback is not None)]
+        hosts = {_host(url): urlsplit(url).port for feed in asked for url in feed.urls}
         names = [host for host in hosts if host and not _is_address(host)]
         if not names:
             return

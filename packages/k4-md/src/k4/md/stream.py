@@ -8,6 +8,7 @@ judged like lines: one that is silent itself is given up, and another one tried.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -79,6 +80,10 @@ class Succession:
         self.noticed = False
 
 
+def _logger(feed: Feed) -> Any:
+    return get_logger("k4.md.stream").bind(stream=feed.name)
+
+
 class Stream:
     """One feed with its N lines.
 
@@ -123,7 +128,7 @@ class Stream:
         self.refusals: dict[str, str] = {}  # topic to the venue's words
         self.successions: list[Succession] = []
         self.handovers: list[Handover] = []
-        self.log = get_logger("k4.md.stream").bind(stream=feed.name)
+        self.log = _logger(feed)
         self._dials = dials
         self._settings = settings
         self._transport = transport
@@ -186,11 +191,13 @@ class Stream:
         if feed.limits.max_life:
             # Ages are staggered, so that the venue's cut never takes two lines at once.
             line.life = feed.limits.max_life * (0.95 - 0.3 * self._rng.random())
-        dials = self._dials(feed)
-        turn = id % len(dials)
         line.link = Link(
             name=f"{feed.name}#{id}",
-            dials=(*dials[turn:], *dials[:turn]),
+            dials=spread(
+                self._dials(feed),
+                [other.link.dial for other in self.all_lines if other is not heir_of],
+                heir_of.link.dial if heir_of is not None else None,
+            ),
             transport=self._transport,
             clock=self._clock,
             budget=self._budget,
@@ -227,12 +234,16 @@ class Stream:
         self.log.info("line up", line=line.id, remote=line.link.remote)
 
     def line_down(self, line: Line, how: Closed, retry_in: float, /) -> None:
+        if retry_in == math.inf:
+            self.log.info("line closed", line=line.id, code=how.code, reason=how.reason)
+            return
         if self._stopped:
             return
         self.log.warning(
             "line down", line=line.id, code=how.code, reason=how.reason, retry_in=round(retry_in, 3)
         )
-        if how.status in REFUSED and self.feed.fallback is not None:
+        nobody = not any(other.up for other in self.all_lines)
+        if how.status in REFUSED and self.feed.fallback is not None and nobody:
             self._fall_back(how)
 
     def line_says(self, line: Line, event: Control, /) -> None:
@@ -287,6 +298,7 @@ class Stream:
         self.successions.clear()
         self.lines.clear()
         self.feed = fallback
+        self.log = _logger(fallback)
         self._slots = [channel.slot for channel in fallback.channels]
         self._duties = duties(fallback.channels)
         self.start()
@@ -550,6 +562,26 @@ class Stream:
             line.mark()
         if worst is not None:
             self.replace(self.lines[worst], "slow")
+
+
+def spread(dials: Sequence[Dial], taken: Sequence[Dial], left: Dial | None = None) -> list[Dial]:
+    """The dials in the order in which a new line is to try them: first the one on which the fewest
+    lines stand, and rather not that of the line that it replaces. Hosts whose addresses are known
+    are dialed by name only after all of these.
+    """
+    pinned = {dial.url for dial in dials if dial.address}
+    places = [dial for dial in dials if dial.address or dial.url not in pinned]
+    used = [
+        (sum(is_at(dial, other) for other in taken), left is not None and is_at(dial, left))
+        for dial in places
+    ]
+    first = used.index(min(used))
+    by_name = [dial for dial in dials if not dial.address and dial.url in pinned]
+    return [*places[first:], *places[:first], *by_name]
+
+
+def is_at(dial: Dial, other: Dial) -> bool:
+    return (dial.url, dial.address) == (other.url, other.address)
 
 
 def duties(channels: Sequence[Channel]) -> list[Duty]:
