@@ -159,6 +159,30 @@ async def test_p4_a_line_that_was_refused_what_others_get_is_replaced() -> None:
         rig.assert_kept()
 
 
+@pytest.mark.parametrize(
+    ("venue", "product"), [("binance", "spot"), ("binance", "ubase"), *VENUES[1:]]
+)
+async def test_p4_a_refused_topic_silences_no_other(venue: str, product: str) -> None:
+    """Binance and Bybit refuse all that one request asks for: each topic is asked for again."""
+    rule = {"fault": "refuse_topic", "target": {"topic": "*eth*usdt*@*"}}
+    if venue != "binance":
+        rule = {"fault": "refuse_topic", "target": {"topic": "*ETH*USDT*"}}
+    symbols = (BTC, "ETHUSDT")
+    async with Rig(venue, product, symbols, kinds=ALL, lines=2, faults=(rule,)) as rig:
+        await rig.wait(4.0)
+        await rig.trade(6.0)
+        await rig.settle()
+        assert rig.happened("refuse_topic") >= 2 * len(ALL)
+        asked = [channel.topic for channel in rig.stream.feed.channels]
+        refused = [topic for topic in asked if "ETH" in topic.upper()]
+        assert set(rig.stream.refusals) >= set(refused), "by name"
+        assert not [topic for topic in rig.stream.refusals if "BTC" in topic.upper()]
+        for kind in ALL:
+            assert len(rig.ids(BTC, kind)) > 10
+            assert not rig.ids("ETHUSDT", kind)
+        assert rig.all_up()
+
+
 async def test_p4_a_quiet_symbol_is_no_stall() -> None:
     mute = {"fault": "drop", "target": {"topic": "ethusdt@*"}}  # nobody can tell it from quiet
     async with Rig(symbols=(BTC, "ETHUSDT"), lines=2, faults=(mute,)) as rig:

@@ -129,7 +129,7 @@ def test_a_session_says_exactly_what_the_vector_says(case: dict[str, Any]) -> No
     records = [expected(entry, feed.product_type) for entry in case.get("records", [])]
     assert [packed(r) for r in sink.records] == [packed(r) for r in records]
     assert sink.controls == [
-        CONTROL[entry["type"]](**{k: v for k, v in entry.items() if k != "type"})
+        msgspec.convert({k: v for k, v in entry.items() if k != "type"}, CONTROL[entry["type"]])
         for entry in case.get("control", [])
     ]
     assert sink.skipped == [tuple(pair) for pair in case.get("skipped", [])]

@@ -164,8 +164,9 @@ class Stream:
         return all(line.link.state.value == "stopped" for line in self.lines)
 
     def live(self, line: Line) -> bool:
-        """Whether a line is subscribed and not known to be silent (promise P4)."""
-        return line.up and not self._silent(line)
+        """Whether a line is subscribed to anything and not known to be silent (promise P4)."""
+        granted = any(channel.topic not in self.refusals for channel in self.feed.channels)
+        return line.up and granted and not self._silent(line)
 
     def _silent(self, line: Line) -> bool:
         return any(s.old is line and s.reason == "stall" for s in self.successions)

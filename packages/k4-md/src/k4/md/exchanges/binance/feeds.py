@@ -23,6 +23,7 @@ from k4.core.config import ConnectionConfig, ProductConfig, Secret
 from k4.core.enums import Kind, ProductType
 from k4.core.errors import ConfigError, Problem
 from k4.core.limits import Limits
+from k4.md.exchanges.binance.control import Requests
 from k4.md.exchanges.binance.json import JsonSession
 from k4.md.exchanges.binance.sbe import HEAD, SbeSession
 from k4.md.feed import Channel, Feed, Ids, Reset, Session, SymbolMap, slot_of
@@ -215,7 +216,8 @@ class _Builder:
         )
         raw = any(is_raw(url) for url in urls) and not socket.sbe
         set_combined = raw and Kind.DEPTH5 in kinds
-        requests = subscriptions(socket.limits.topics_per_request, set_combined=set_combined)
+        per_request = socket.limits.topics_per_request
+        requests = Requests(channels, per_request, set_combined=set_combined)
         return Feed(
             name=f"{self.group}.{socket.name}" + (f".{number}" if number > 1 else ""),
             group=self.group,
@@ -224,7 +226,7 @@ class _Builder:
             channels=channels,
             requests=requests,
             acks=len(requests("subscribe", channels)),
-            session=self._session(socket, channels, combined=not raw or set_combined),
+            session=self._session(socket, channels, requests, combined=not raw or set_combined),
             limits=socket.limits,
             lines=self.product.lines,
             headers=_headers(self.product.headers, key=socket.sbe),
@@ -243,13 +245,13 @@ class _Builder:
         )
 
     def _session(
-        self, socket: Socket, channels: Sequence[Channel], *, combined: bool
+        self, socket: Socket, channels: Sequence[Channel], requests: Requests, *, combined: bool
     ) -> Callable[[], Session]:
         symbols = {c.slot: self.venue[c.slot >> 2] for c in channels}
         if socket.sbe:
-            return lambda: SbeSession(channels, symbols)
+            return lambda: SbeSession(channels, symbols, requests)
         spot = socket.product_type is ProductType.SPOT
-        return lambda: JsonSession(channels, symbols, spot=spot, combined=combined)
+        return lambda: JsonSession(channels, symbols, requests, spot=spot, combined=combined)
 
 
 def balanced(count: int, most: int) -> list[range]:
@@ -261,28 +263,6 @@ def balanced(count: int, most: int) -> list[range]:
 def is_raw(url: str) -> bool:
     """Whether the path of a Binance URL asks for bare payloads (`/ws`)."""
     return "ws" in urlsplit(url).path.split("/")
-
-
-def subscriptions(
-    per_request: int, *, set_combined: bool
-) -> Callable[[str, Sequence[Channel]], tuple[bytes, ...]]:
-    """Requests for `Feed.requests`. Their ids count from 1 in each call; every one is acked."""
-
-    def requests(op: str, channels: Sequence[Channel]) -> tuple[bytes, ...]:
-        topics = [channel.topic for channel in channels]
-        calls: list[tuple[str, list[str | bool]]] = []
-        if set_combined and op == "subscribe":
-            calls.append(("SET_PROPERTY", ["combined", True]))
-        calls += [
-            (op.upper(), [*topics[at : at + per_request]])
-            for at in range(0, len(topics), per_request)
-        ]
-        return tuple(
-            msgspec.json.encode({"method": method, "params": params, "id": id})
-            for id, (method, params) in enumerate(calls, 1)
-        )
-
-    return requests
 
 
 def _headers(headers: Mapping[str, str | Secret], *, key: bool) -> dict[str, str | Secret]:

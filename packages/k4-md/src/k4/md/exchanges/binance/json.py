@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from k4.core.enums import Kind
-from k4.md.exchanges.binance.control import UNREADABLE, Envelope, control_of, read_envelope
+from k4.md.exchanges.binance.control import UNREADABLE, Envelope, Requests, read_envelope
 from k4.md.exchanges.binance.payloads import (
     COMBINED,
     COMBINED_BOOK,
@@ -239,16 +239,18 @@ class JsonSession:
     the other is read too, at a lower speed.
     """
 
-    __slots__ = ("_books", "_last", "_raw", "receive")
+    __slots__ = ("_books", "_control_of", "_last", "_raw", "receive")
 
     def __init__(
         self,
         channels: Sequence[Channel],
         symbols: Mapping[int, str],
+        requests: Requests,
         *,
         spot: bool,
         combined: bool = True,
     ) -> None:
+        self._control_of = requests.control_of
         slots: dict[Kind, dict[str, int]] = {kind: {} for kind in Kind}
         for channel in channels:
             slots[channel.kind][symbols[channel.slot]] = channel.slot
@@ -287,7 +289,7 @@ class JsonSession:
         except UNREADABLE as error:
             out.drop(reason_of(error))
             return
-        event = control_of(envelope)
+        event = self._control_of(envelope)
         if event is not None:
             out.control(event)
         elif payload:

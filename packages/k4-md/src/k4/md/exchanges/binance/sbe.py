@@ -31,7 +31,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 
 from k4.core.enums import Kind
-from k4.md.exchanges.binance.control import receive_text
+from k4.md.exchanges.binance.control import Requests
 from k4.md.feed import Channel, Sink
 
 TRADES, BEST_BID_ASK, DEPTH_SNAPSHOT, DEPTH_DIFF = 10000, 10001, 10002, 10003
@@ -69,9 +69,12 @@ SCALES: tuple[tuple[int, int], ...] = tuple(
 class SbeSession:
     """One SBE connection; it remembers nothing. symbols: the venue's spelling by slot."""
 
-    __slots__ = ("_books", "_deals", "_quotes", "_templates")
+    __slots__ = ("_books", "_deals", "_quotes", "_receive_text", "_templates")
 
-    def __init__(self, channels: Sequence[Channel], symbols: Mapping[int, str]) -> None:
+    def __init__(
+        self, channels: Sequence[Channel], symbols: Mapping[int, str], requests: Requests
+    ) -> None:
+        self._receive_text = requests.receive_text
         slots: dict[Kind, dict[bytes, int]] = {kind: {} for kind in Kind}
         for channel in channels:
             slots[channel.kind][_var_string(symbols[channel.slot])] = channel.slot
@@ -90,7 +93,7 @@ class SbeSession:
         elif frame[4:6] == SCHEMA_BYTES:
             self._message(frame, out)
         elif frame[:1] == b"{":
-            receive_text(frame, out)
+            self._receive_text(frame, out)
         else:
             out.drop("schema" if len(frame) >= HEADER.size else "malformed")
 
