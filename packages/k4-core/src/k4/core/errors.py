@@ -8,14 +8,13 @@
     │   ├── StoreForeign        the object belongs to another user, or is no K4 store
     │   ├── StoreFull           /dev/shm has no room for it
     │   └── StoreClosed         the writer replaced or removed the object: reopen it
-    ├── LinkError               one connection; the stream survives it
-    │   ├── HandshakeError      refused before it was open; carries the HTTP status where there was
-    one │   └── SubscriptionError   the venue refused a subscription; carries the venue's code and
-    text ├── SymbolError             a symbol that the venue does not list; carries the nearest ones
+    ├── SymbolError             a symbol that the venue does not list; carries the nearest ones
     ├── WireError               a datagram that cannot be encoded
     └── TradingError            orders and accounts; the trading package refines it
 
-A hostile or malformed frame is no error: it is counted and dropped where it is found.
+What goes wrong on one connection is no error: a lost or refused connection is made again, a refused
+subscription is logged and counted, and a hostile or malformed frame is counted and dropped where it
+is found.
 """
 
 from __future__ import annotations
@@ -91,30 +90,6 @@ class StoreClosed(StoreError):
     """The object was replaced or removed by its writer; opening the name again finds the new
     one.
     """
-
-
-class LinkError(K4Error):
-    """One connection failed. Never terminal for the stream."""
-
-
-class HandshakeError(LinkError):
-    """The connection was refused before it was open. `status` is the HTTP status, 0 if none
-    came.
-    """
-
-    def __init__(self, message: str, *, status: int = 0, remedy: str = "") -> None:
-        super().__init__(message, remedy=remedy)
-        self.status = status
-
-
-class SubscriptionError(LinkError):
-    """The venue refused a subscription. `code` and `text` are the venue's own."""
-
-    def __init__(self, topic: str, code: str, text: str, *, remedy: str = "") -> None:
-        super().__init__(f"{topic or 'subscription'} refused: {text} [{code}]", remedy=remedy)
-        self.topic = topic
-        self.code = code
-        self.text = text
 
 
 class SymbolError(K4Error):
