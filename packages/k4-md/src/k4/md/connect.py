@@ -53,7 +53,10 @@ class Connection:
 
     A caller that is too slow loses quotes first and without harm: of each quote and book only the
     newest waits. Trades wait in order, at most `max_pending` of them; beyond that the oldest are
-    dropped, counted in `lost` by (kind, symbol), told to `on_lost` and logged.
+    dropped, told to `on_lost` and logged.
+
+    lost: trades dropped, by (product, kind, symbol). conflated: quotes and books that a newer one
+    replaced before they were read, by the same.
     """
 
     def __init__(
@@ -213,12 +216,17 @@ def connect(
     exchange: `binance`, `okx`, `bitget`, `bybit`, or one that a plug-in brings. Products are
     keywords with lists of symbols: binance `spot` `ubase` `cbase`; okx `spot` `swap`; bybit `spot`
     `linear` `inverse`; bitget `spot` `futures` `usdc_futures` `coin_futures`. channels: `bbo`,
-    `trade`, `aggtrade`, `depth5`. lines: redundant connections per stream. endpoints and headers
-    as in the configuration. The iterator gives `Bookticker`, `Trade`, `AggTrade` and `Depth5`
-    records; see `Connection` for what happens when the caller is too slow.
+    `trade`, `aggtrade`, `depth5`. lines: redundant connections per stream. The iterator gives
+    `Bookticker`, `Trade`, `AggTrade` and `Depth5` records (`k4.core.records` has their units).
 
-    Raises ConfigError for an unknown exchange, product or channel, at once; SymbolError and K4Error
-    when it is entered.
+    max_pending: trades that wait for a slow caller at most; on_lost(product, kind, symbol, count)
+    hears of every one dropped, see `Connection`. As in the configuration: endpoints (whole URLs),
+    headers of the handshake, feed (Binance spot), trades_channel (OKX), stall_timeout_sec,
+    transport (`auto`, `picows`, `websockets`), metadata (`auto`, `off`), ca_file. clock: for tests.
+
+    Raises at once K4Error for an unknown exchange and ConfigError for an unknown product or
+    channel; when it is entered, ConfigError for a symbol that the venue does not list or a feed
+    that it does not serve so, and K4Error where a file or a library is missing.
     """
     value = find(exchange)
     problems = [
