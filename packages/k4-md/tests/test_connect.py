@@ -147,6 +147,12 @@ async def test_iteration_ends_when_the_feed_is_closed() -> None:
         ({"spot": "BTCUSDT"}, "needs a list of symbols"),
         ({"spot": []}, "needs a list of symbols"),
         ({}, "name a product"),
+        ({"spot": ["BTCUSDT"], "lines": 0}, "lines: needs at least 1"),
+        ({"spot": ["BTCUSDT"], "max_pending": 0}, "max_pending: needs at least 1"),
+        ({"spot": ["BTCUSDT"], "stall_timeout_sec": 0.0}, "stall_timeout_sec: needs more than 0"),
+        ({"spot": ["BTCUSDT"], "feed": "SBE"}, "feed: unknown 'SBE'"),
+        ({"spot": ["BTCUSDT"], "metadata": "of"}, "metadata: 'of' is not auto or off"),
+        ({"spot": ["BTCUSDT"], "endpoints": {"spto": "ws://127.0.0.1"}}, "endpoints.spto: unknown"),
     ],
 )
 def test_bad_arguments_are_named_at_once(options: dict[str, object], words: str) -> None:

@@ -28,7 +28,7 @@ from k4.core.transport import Transport, choose
 from k4.md.dials import Dials
 from k4.md.engine import Engine, Group, MemoryStore
 from k4.md.exchanges import find
-from k4.md.feed import Exchange
+from k4.md.feed import Exchange, Product
 from k4.md.module import drained, plan
 from k4.md.slots import Tap
 from k4.md.symbols import resolve
@@ -40,6 +40,8 @@ OnLost = Callable[[str, Kind, str, int], object]
 """Called with product, kind, symbol and how many of its trades were lost so far."""
 
 QUOTES = (Kind.BOOKTICKER, Kind.DEPTH5)
+FEEDS = ("auto", "json", "sbe", "both")
+METADATA = ("auto", "off")
 
 
 class Quote(msgspec.Struct, frozen=True):
@@ -224,26 +226,31 @@ def connect(
     headers of the handshake, feed (Binance spot), trades_channel (OKX), stall_timeout_sec,
     transport (`auto`, `picows`, `websockets`), metadata (`auto`, `off`), ca_file. clock: for tests.
 
-    Raises at once K4Error for an unknown exchange and ConfigError for an unknown product or
-    channel; when it is entered, ConfigError for a symbol that the venue does not list or a feed
-    that it does not serve so, and K4Error where a file or a library is missing.
+    Raises at once K4Error for an unknown exchange and ConfigError for an unknown product, channel
+    or endpoint and for a figure that cannot be; when it is entered, ConfigError for a symbol that
+    the venue does not list or a feed that it does not serve so, and K4Error where a file or a
+    library is missing.
     """
     value = find(exchange)
-    problems = [
-        Problem(f"channels[{i}]", f"unknown channel {name!r}, known: {', '.join(KIND_BY_LABEL)}")
-        for i, name in enumerate(channels)
-        if name not in KIND_BY_LABEL
-    ]
     known = {product.name: product for product in value.products}
-    for name, symbols in products.items():
-        if name not in known:
-            problems.append(Problem(name, f"{exchange} has {', '.join(known)}"))
-        elif isinstance(symbols, str) or not symbols:
-            problems.append(Problem(name, "needs a list of symbols"))
-    if not products:
-        problems.append(Problem("", f"name a product: {', '.join(known)}"))
-    if not problems:
-        problems = _wanted(known, products, channels)
+    problems = _unknown(exchange, known, products, channels)
+    problems += [
+        Problem(name, message)
+        for name, is_bad, message in (
+            ("lines", lines < 1, "needs at least 1"),
+            ("max_pending", max_pending < 1, "needs at least 1"),
+            ("stall_timeout_sec", stall_timeout_sec <= 0, "needs more than 0"),
+            ("feed", feed not in FEEDS, f"unknown {feed!r}, known: {', '.join(FEEDS)}"),
+            ("metadata", metadata not in METADATA, f"{metadata!r} is not auto or off"),
+        )
+        if is_bad
+    ]
+    places = [key for key in value.endpoints if "." not in key]  # of `rest.ubase`, `rest` is asked
+    problems += [
+        Problem(f"endpoints.{key}", f"unknown, known: {', '.join(places)}")
+        for key in endpoints or {}
+        if key not in (*places, "rest")
+    ]
     if problems:
         raise ConfigError(problems)
     kinds = [KIND_BY_LABEL[name] for name in channels]
@@ -285,11 +292,27 @@ def connect(
     )
 
 
-def _wanted(
-    known: Mapping[str, Any], products: Mapping[str, Sequence[str]], channels: Sequence[str]
+def _unknown(
+    exchange: str,
+    known: Mapping[str, Product],
+    products: Mapping[str, Sequence[str]],
+    channels: Sequence[str],
 ) -> list[Problem]:
-    """A channel that none of the named products delivers is an error, not silence."""
-    return [
+    """Products and channels that the exchange does not have. A channel that none of the named
+    products delivers is an error, not silence."""
+    problems = [
+        Problem(f"channels[{i}]", f"unknown channel {name!r}, known: {', '.join(KIND_BY_LABEL)}")
+        for i, name in enumerate(channels)
+        if name not in KIND_BY_LABEL
+    ]
+    for name, symbols in products.items():
+        if name not in known:
+            problems.append(Problem(name, f"{exchange} has {', '.join(known)}"))
+        elif isinstance(symbols, str) or not symbols:
+            problems.append(Problem(name, "needs a list of symbols"))
+    if not products:
+        problems.append(Problem("", f"name a product: {', '.join(known)}"))
+    return problems or [
         Problem(f"channels[{i}]", f"none of {', '.join(products)} delivers {name}")
         for i, name in enumerate(channels)
         if not any(KIND_BY_LABEL[name] in known[product].kinds for product in products)
