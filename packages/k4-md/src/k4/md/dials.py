@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import ssl
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from k4.core.config import ConnectionConfig, Secret
-from k4.core.errors import K4Error
-from k4.core.transport import Dial
+from k4.core.transport import Dial, tls_context
 from k4.md.feed import Feed
 
 ASK_TIMEOUT = 3.0  # seconds for all names together
@@ -26,7 +24,7 @@ class Dials:
 
     def __init__(self, config: ConnectionConfig) -> None:
         self._max_frame_bytes = config.max_frame_bytes
-        self._ssl_context = _context(config.ca_file)
+        self._ssl_context = tls_context(config.ca_file)
         self._addresses: dict[str, tuple[str, ...]] = {}
 
     def __call__(self, feed: Feed) -> Sequence[Dial]:
@@ -95,13 +93,3 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return host == "localhost"
     return True
-
-
-def _context(ca_file: str) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file or None)
-    except (OSError, ssl.SSLError) as error:
-        raise K4Error(
-            f"ca_file {ca_file!r} cannot be used: {error}",
-            remedy="name a readable PEM file of certificates",
-        ) from error
