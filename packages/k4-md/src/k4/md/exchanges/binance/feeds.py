@@ -27,6 +27,7 @@ from k4.md.exchanges.binance.control import Requests
 from k4.md.exchanges.binance.json import JsonSession
 from k4.md.exchanges.binance.sbe import HEAD, SbeSession
 from k4.md.feed import Channel, Feed, Ids, Reset, Session, SymbolMap, slot_of
+from k4.md.wanted import kinds_of
 
 API_KEY = "X-MBX-APIKEY"
 
@@ -188,7 +189,7 @@ class _Builder:
         self.config = config
         self.product = product
         self.group = f"{config.exchange}.{product.name}"
-        self.wanted = product.kinds or tuple(product.stores)
+        self.wanted = kinds_of(product)
         self.venue = [symbols.get((product.name, s), s) for s in product.symbols]
 
     def feeds(self, socket: Socket, fallbacks: Sequence[Feed] = ()) -> list[Feed]:

@@ -21,6 +21,7 @@ from k4.core.limits import Keepalive, Limits
 from k4.md.exchanges.okx.session import OkxSession, topic_of
 from k4.md.feed import Channel, Feed, Ids, Reset, SymbolMap, slot_of
 from k4.md.portions import portions
+from k4.md.wanted import kinds_of
 
 ENDPOINTS: Mapping[str, str] = {
     "public": "wss://ws.okx.com:8443/ws/v5/public",
@@ -73,20 +74,16 @@ def _problems(product: ProductConfig) -> list[Problem]:
         found.append(Problem(f"{product.path}.trades_channel", text))
     found += [
         Problem(product.path, f"okx has no {kind.label} channel")
-        for kind in _wanted(product)
+        for kind in kinds_of(product)
         if kind not in CHANNELS
     ]
     return found
 
 
-def _wanted(product: ProductConfig) -> tuple[Kind, ...]:
-    return product.kinds or tuple(product.stores)
-
-
 def _sockets(product: ProductConfig) -> dict[str, dict[Kind, str]]:
     """The venue's channel of each kind, by the endpoint that serves it."""
     sockets: dict[str, dict[Kind, str]] = {}
-    for kind in _wanted(product):
+    for kind in kinds_of(product):
         all_fills = kind is Kind.TRADE and product.trades_channel == TRADES_ALL
         endpoint, channel = ("business", TRADES_ALL) if all_fills else ("public", CHANNELS[kind])
         sockets.setdefault(endpoint, {})[kind] = channel
