@@ -17,7 +17,7 @@ from k4.core import log as log_module
 from k4.core.clock import SystemClock
 from k4.core.config import Secret
 from k4.core.errors import K4Error
-from k4.core.log import Throttle, configure, get_logger
+from k4.core.log import configure, get_logger
 
 NOON = 1_795_348_800_000_000_000  # 2026-11-22 12:00:00 UTC
 DAY = 86_400_000_000_000
@@ -231,27 +231,3 @@ def test_structlog_of_the_embedding_program_is_left_alone() -> None:
     before = structlog.get_config()
     with configure("info", module_name="m"):
         assert structlog.get_config() == before
-
-
-# -- throttle -------------------------------------------------------------------------------------
-
-
-def test_throttle_lets_one_through_and_counts_the_rest() -> None:
-    clock = StillClock()
-    throttle = Throttle(10.0, clock)
-    assert throttle.admit("a") == 0
-    assert throttle.admit("b") == 0
-    assert [throttle.admit("a") for _ in range(3)] == [None] * 3
-    clock.seconds = 9.99
-    assert throttle.admit("a") is None
-    clock.seconds = 10.0
-    assert throttle.admit("a") == 4
-    clock.seconds = 20.0
-    assert (throttle.admit("a"), throttle.admit("b")) == (0, 0)
-
-
-def test_throttle_forgets_the_oldest_of_too_many_kinds() -> None:
-    throttle = Throttle(10.0, StillClock(), kinds=3)
-    assert [throttle.admit(kind) for kind in "abcd"] == [0] * 4
-    assert throttle.admit("d") is None
-    assert throttle.admit("a") == 0, "a was the one let through longest ago"

@@ -94,14 +94,6 @@ def test_a_new_book_is_invalid() -> None:
         book.delta(7, [], [])
 
 
-def test_a_book_can_be_declared_invalid() -> None:
-    book = Book(5)
-    book.snapshot(1, [(1.0, 1.0)], [(2.0, 1.0)])
-    book.invalidate()
-    with pytest.raises(BookBroken, match="awaits a snapshot"):
-        book.depth5()
-
-
 def test_a_side_that_empties_is_empty_and_an_unknown_deletion_changes_nothing() -> None:
     book = Book(5)
     book.snapshot(1, [(1.0, 1.0)], [(2.0, 1.0)])

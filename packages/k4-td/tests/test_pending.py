@@ -22,12 +22,10 @@ def test_deadlines_expire_in_order_and_the_rest_waits() -> None:
     pending: Pending[str] = Pending()
     for number, deadline in enumerate((3.0, 1.0, 2.0)):
         pending.add(str(number), deadline, f"w{number}")
-    assert pending.next_deadline() == 1.0
     assert pending.expired(2.0) == [("1", "w1"), ("2", "w2")]
     assert pending.expired(2.5) == []
     assert pending.drain() == [("0", "w0")]
     assert len(pending) == 0
-    assert pending.next_deadline() is None
 
 
 @given(st.lists(st.tuples(st.sampled_from(["add", "take", "expire"]), st.integers(0, 9))))

@@ -264,7 +264,6 @@ class CountersView:
         if len(buffer) < table_size(rows, words):
             raise K4Error("these counters are cut short")
         self._rows: int = rows
-        self._heap_words: int = words
         self._buffer = buffer
         self._words = buffer[: len(buffer) // 8 * 8].cast("q")
         self._heap = FIRST_ROW_WORD + rows * ROW_WORDS

@@ -17,8 +17,7 @@ import logging
 import os
 import re
 import sys
-from collections import OrderedDict
-from collections.abc import Hashable, Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -239,33 +238,6 @@ def get_logger(name: str) -> FilteringBoundLogger:
         cache_logger_on_first_use=True,
     )
     return cast(FilteringBoundLogger, logger.bind(logger=name))
-
-
-class Throttle:
-    """Lets one warning of a kind through every `interval` seconds and counts the others.
-
-    if (held := throttle.admit(("drop", stream))) is not None:
-        log.warning("frames dropped", stream=stream, held_back=held)
-    """
-
-    def __init__(self, interval: float, clock: Clock, *, kinds: int = 1024) -> None:
-        self._interval = interval
-        self._clock = clock
-        self._kinds = kinds
-        self._seen: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
-
-    def admit(self, kind: Hashable) -> int | None:
-        """How many of this kind were held back since the last one let through; None: hold this."""
-        now = self._clock.monotonic()
-        last = self._seen.get(kind)
-        if last is not None and now - last[0] < self._interval:
-            self._seen[kind] = (last[0], last[1] + 1)
-            return None
-        self._seen[kind] = (now, 0)
-        self._seen.move_to_end(kind)
-        if len(self._seen) > self._kinds:
-            self._seen.popitem(last=False)  # the one let through longest ago
-        return last[1] if last is not None else 0
 
 
 def _drop_quiet(_: Any, method: str, event: Event) -> Event:

@@ -21,7 +21,7 @@ from k4.md.fallen import PATIENCE
 from k4.md.feed import Channel, Control
 from k4.md.port import Peer, Port
 from k4.md.rollcall import RollCall
-from k4.md.slots import BATCH, FIRST_NS, MASK, NAME, NEXT, SLOT, Entry, Slot, Tap, no_entry
+from k4.md.slots import BATCH, FIRST_NS, MASK, NAME, NEXT, SLOT, Entry, Slot, no_entry
 
 MOST_LEAVING = 64
 BITS = 60  # of ports; more are made where many exist at once
@@ -83,11 +83,6 @@ class Arbiter:
     def live_slots(self) -> list[Slot]:
         """The slots that some feed fills."""
         return [slot for slot in self.slots if slot is not None]
-
-    def tap(self, tap: Tap) -> None:
-        """Have every publication told to `tap`."""
-        for slot in self.live_slots():
-            slot.taps += (tap,)
 
     def port(
         self,

@@ -40,10 +40,6 @@ class Book:
     def valid(self) -> bool:
         return self.id >= 0
 
-    def invalidate(self) -> None:
-        """Trust nothing until the next snapshot."""
-        self.id = -1
-
     def snapshot(
         self, id: int, bids: Iterable[tuple[float, float]], asks: Iterable[tuple[float, float]]
     ) -> None:

@@ -47,10 +47,6 @@ class Pending(Generic[_T]):
             del self._waiting[key]
         return late
 
-    def next_deadline(self) -> float | None:
-        """The earliest deadline."""
-        return min((entry[0] for entry in self._waiting.values()), default=None)
-
     def drain(self) -> list[tuple[str, _T]]:
         """Everybody, in the order sent: the connection is gone, and the outcome not known."""
         rest = [(key, entry[1]) for key, entry in self._waiting.items()]

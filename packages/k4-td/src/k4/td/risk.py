@@ -62,10 +62,6 @@ class RiskGate:
         self._rate = rate
         self._pace = Pace(count, count / rate if rate > 0 else 0.0)
 
-    @property
-    def wants_quote(self) -> bool:
-        return bool(self._collar or self._max_notional)
-
     def check(
         self,
         order: NewOrder,

@@ -163,9 +163,9 @@ class BitgetSession:
             if take is not None:
                 take(frame, out)
             else:
-                out.drop(self._why_not(m.arg, m.action))
+                out.drop(self._why_not(m.arg))
 
-    def _why_not(self, arg: Arg, action: str) -> str:
+    def _why_not(self, arg: Arg) -> str:
         """Why nothing takes a push."""
         if arg.channel not in self._names:
             return "topic"
