@@ -1,6 +1,6 @@
 """The configuration as values: what a loaded file means, with every alias and default resolved.
 
-`load` in `loading.py` makes a `Config` from the JSON file or raises one `ConfigError` with all
+`k4.core.loading.load` makes a `Config` from the JSON file or raises one `ConfigError` with all
 that is wrong. Nothing here opens, asks or guesses.
 """
 
@@ -15,7 +15,7 @@ from k4.core.errors import Problem
 
 
 class Secret:
-    """A secret's text that never shows itself: not in repr, str, logs or serialised forms."""
+    """A secret's text that never shows itself: not in repr, str, logs or serialized forms."""
 
     __slots__ = ("_text",)
 

@@ -175,7 +175,7 @@ class SharedBudget:
     Workers open the same `name` with their venue's `attempts` and `period`. An update is made under
     `flock`, which the kernel releases when its holder dies, and is never waited for: where the lock
     is taken, or its holder was stopped in the middle, `take` says to ask again in 10 ms. Figures
-    that a killed writer left half written are recognised as impossible and count as an empty
+    that a killed writer left half written are recognized as impossible and count as an empty
     bucket. Open it after the fork: workers that inherit one descriptor share its lock.
 
     `now` must be CLOCK_MONOTONIC (`SystemClock.monotonic`), which all processes of a host share.

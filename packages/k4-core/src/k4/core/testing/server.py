@@ -1,4 +1,4 @@
-"""A real WebSocket server on loopback whose behaviour is a script, down to the single byte.
+"""A real WebSocket server on loopback whose behavior is a script, down to the single byte.
 
     async def script(peer: ServerPeer) -> None:
         await peer.accept()
