@@ -42,15 +42,20 @@ class Peer(Protocol):
 class Port:
     """One line's way into the arbiter: its Sink, and what this line has done.
 
-    serving_ns: since when it is subscribed, 0 while it is not.
-    now: wall clock of the frame under way, set by the line before it calls the session; copies that
-    are known by their bytes leave it as it is.
+    bit: this line's bit in the masks of entries. serving_ns: since when it is subscribed, 0 while
+    it is not. now: wall clock of the frame under way, set by the line before it calls the session;
+    copies that are known by their bytes leave it as it is. entry, calls: the update that the frame
+    under way stood for, and how often its session called this sink, both set back by the line: a
+    frame of exactly one call is known by its bytes from then on. on_control: hears control events.
+
     own[slot]: the line's last id, -1 before the first. seen[slot]: when it last brought anything,
-    ns. wins, stale, missed, alone: counts of updates. lag: behind the winner, of every copy that
-    was a line's first. repeats: all other copies. wait: over this line's wins, until the second
-    copy came. fallen: by slot, while its ids dropped. generation[slot]: to which its ids belong.
+    ns. generation[slot]: to which its ids belong. fallen: by slot, while its ids dropped.
     history[slot]: ids of its history snapshots. carries: the slots of its feed; a group may have
     several feeds.
+
+    wins, stale, missed, alone: counts of updates. lag: behind the winner, of every copy that was a
+    line's first. repeats: all other copies. wait: over this line's wins, until the second copy
+    came; wait_bins are its fine bins. drops: unusable frames by reason.
     """
 
     __slots__ = (

@@ -49,15 +49,24 @@ class Slot:
     """What quotes, books and trades have in common.
 
     last: newest id taken in this generation, -1 before the first; where ids have no order, the
-    newest venue time instead, also in every port's `own`. advance_ns: local time when
-    `last` last rose. gate: set from the first reset on; messages then pass `resets.admits`.
+    newest venue time instead, also in every port's `own`. advance_ns: local time when `last` last
+    rose. time_us: venue time of the newest trade or book, 0 before the first. top: figures of the
+    book published last. taps: told of every publication. sampled_us: local time of the record whose
+    age was sampled last. too_late: trades that came after their ids had left the window.
+
+    gaps: the ledger, None where ids prove nothing. window: of trades whose ids are not proved to be
+    consecutive, None for all else. plain: `gaps` where there is no window, so that it alone tells
+    which trades are new. unordered, suspected: what the channel's ids are, see `feed.Ids`. recent:
+    published updates by id whose copies are awaited, None with a single line; retire: accounts for
+    those that are not awaited any more.
+
+    generation: sequence resets of the store so far; resets: those that this process saw. gate: set
+    by a reset; messages then pass `resets.admits`, until `resets.lift_gate` takes it away.
     floor_us: venue time of the generation's first message, 0 where the stream has no time.
-    previous, former_us: the last id of the former generation, and its newest time. recent:
-    published updates by id whose copies are awaited, None with a single line. top: figures of the
-    book published last. time_us: venue time of the newest trade or book, 0 before the first.
-    doubted: by key, trades of which it is not known yet whether they are of this generation, and
-    who brought them. proved_ns: local time when silence had proved a reset, as far as what was read
-    by then tells; 0 while it has not.
+    opened_with: the first id. previous, former_us: the last id of the former generation, and its
+    newest time. doubted: by key, trades of which it is not known yet whether they are of this
+    generation, and who brought them. proved_ns: local time when silence had proved a reset, as far
+    as what was read by then tells; 0 while it has not.
     """
 
     __slots__ = (
