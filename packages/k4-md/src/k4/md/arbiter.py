@@ -178,11 +178,12 @@ class Arbiter:
         self._heard_ns = max(latest, self._heard_ns)
         self.awake_ns += max(0, min(now_ns - self.ticked_ns, self.reset_ns // 4))
         self.ticked_ns = now_ns
+        forgotten_ns = now_ns - int(self.limits.trade_window * 1e9)
         for slot in self.live_slots():
             resets.consider(self, slot, now_ns)
             if slot.gate:
                 resets.lift_gate(self, slot)
-            slot.forget(now_ns - int(self.limits.trade_window * 1e9))
+            slot.forget(forgotten_ns)
         for port in self.ports:
             if port.fallen:
                 resets.tidy(port)
