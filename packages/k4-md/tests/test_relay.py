@@ -282,6 +282,23 @@ async def test_each_session_and_source_has_its_row(host: Host) -> None:
     )
 
 
+async def test_a_full_table_of_counters_is_told_once_and_stops_nothing(
+    host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.counters = MemoryCounters(rows=1, clock=host.clock)
+    module = await host.up(section("spot", "BTCUSDT"))
+    await host.send(host.sender(session=77), quote(1), quote(2))
+    assert len(host.rows("stream")) == 1
+    assert host.rows("udp") == []
+    assert ids(f"{PREFIX}spot_bbo") == [1, 2]
+    assert [row["accepted"] for row in module.receipt() if row["type"] == "udp"] == [2]
+    (told,) = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (told["level"], told["event"]) == (
+        "error",
+        "figures are left out of the shared counters",
+    )
+
+
 def _forged(key: Secret | None) -> bytes:
     datagram = wire.Datagram(0x100, 1472, wire.Key(key) if key else None)
     datagram.append(memoryview(layout.LAYOUTS[Kind.BOOKTICKER].pack(quote(999))))

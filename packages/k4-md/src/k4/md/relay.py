@@ -140,6 +140,7 @@ class UdpModule:
         self._routes: dict[int, Cells] = {}
         self._retired = {"published": 0, "duplicates": 0, "stale": 0}
         self._rows: dict[tuple[str, ...], Row] = {}
+        self._full = False
         self._timer: Timer | None = None
         self._log = get_logger("k4.md.relay")
         self.arbiter = self._make_arbiter()
@@ -303,7 +304,11 @@ class UdpModule:
             if identity not in self._rows:
                 try:
                     self._rows[identity] = counters.row(type, labels, fields)
-                except K4Error:  # full: datagrams are counted all the same, `receipt` shows them
+                except K4Error as error:  # datagrams are counted all the same, `receipt` shows them
+                    if not self._full:
+                        text = "figures are left out of the shared counters"
+                        self._log.error(text, why=str(error))
+                    self._full = True
                     continue
             self._rows[identity].write(values)
         for identity in self._rows.keys() - current:
