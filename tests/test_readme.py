@@ -132,6 +132,9 @@ async def test_market_data_in_ones_own_process(
 
 
 def test_files_that_it_names_exist() -> None:
-    named = re.findall(r"`(packages/[^`]+\.py)`", (ROOT / "README.md").read_text())
-    assert len(named) > 5
+    named = re.findall(
+        r"`(?:python )?((?:packages|tests|benchmarks|examples|\.ci)/[^` ]*)`",
+        (ROOT / "README.md").read_text(),
+    )
+    assert len(named) > 20
     assert [path for path in named if not (ROOT / path).exists()] == []
