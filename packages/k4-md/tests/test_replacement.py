@@ -95,14 +95,7 @@ def test_a_successor_that_never_delivers_is_given_up(make: Callable[..., Case]) 
     case = make(lines=1)
     case.clock.advance(5.0)
     old = case.peers()[0]
-    told = case.venue.told
-
-    def silent(peer: MemoryPeer, data: bytes) -> None:
-        told(peer, data)
-        if peer is not old:
-            case.venue.mute.add(peer)
-
-    case.venue.told = silent  # type: ignore[method-assign]
+    case.venue.mutes = True
     old.text(b'{"e":"serverShutdown","E":1786613159749}')
     case.clock.advance(65.0)
     assert old.open
@@ -117,14 +110,7 @@ def test_a_successor_of_a_slow_stream_is_not_trusted_at_once(make: Callable[...,
     case.venue.rate = 3.0
     case.clock.advance(5.0)
     old = case.peers()[0]
-    told = case.venue.told
-
-    def silent(peer: MemoryPeer, data: bytes) -> None:
-        told(peer, data)
-        if peer is not old:
-            case.venue.mute.add(peer)
-
-    case.venue.told = silent  # type: ignore[method-assign]
+    case.venue.mutes = True
     old.text(b'{"e":"serverShutdown","E":1786613159749}')
     case.clock.advance(20.0)
     assert old.open
