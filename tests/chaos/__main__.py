@@ -1,6 +1,6 @@
 """`hatch run chaos`: seeded runs against every simulated venue, one JSON summary each.
 
-Exit status 1 where a promise was broken.
+Exit status 1 where a promise was broken, or where a run did not come about.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import product
 import uvloop
 
 from . import processes, virtual
-from .run import RESET_SEC, Plan
+from .run import RESET_SEC, Failure, Plan
 from .script import MARKETS
 
 LIMIT_SEC = 1_800.0  # of real time
@@ -51,7 +51,13 @@ def main() -> int:
             limit=LIMIT_SEC * (options.factor if options.virtual else 1.0),
             log_level=options.log_level,
         )
-        outcome = virtual.run(plan) if options.virtual else uvloop.run(processes.run(plan))
+        try:
+            outcome = virtual.run(plan) if options.virtual else uvloop.run(processes.run(plan))
+        except Failure as failure:
+            row = {"type": "chaos", "venue": name, "ok": False, "seed": seed}
+            print(json.dumps(row | {"problems": [str(failure)]}), flush=True)
+            broken += 1
+            continue
         print(json.dumps(outcome.summary()), flush=True)
         broken += not outcome.ok
     return 1 if broken else 0
