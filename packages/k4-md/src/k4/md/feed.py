@@ -219,19 +219,23 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Requests = Callable[[str, Sequence[Channel]], tuple[bytes, ...]]
+"""(`subscribe` or `unsubscribe`, channels) to the messages that ask the venue for it."""
 
 
 class Feed(msgspec.Struct, frozen=True, kw_only=True):
     """One set of interchangeable lines.
 
     name: `venue.product.feed[.shard]`. group: `venue.product`; all feeds of a group write the same
-    stores. urls: lines are spread over them. requests(op, channels): the venue's messages that
+    stores. product_type: as records have it. urls: lines are spread over them; lines: how many.
+    channels: what each of them carries. requests(op, channels): the venue's messages that
     `subscribe` or `unsubscribe` these channels, each within the limits. acks: how many `Ack` make
-    the line subscribed. stateful: the session must see every frame (it builds books), so no
-    duplicate may be cut off before it. head: bytes at the beginning of a message that tell an
-    update from every other, its repeats included; None where only the whole message does. headers:
-    of the handshake; a secret is revealed where they are sent, nowhere else. fallback: the feed to
-    use instead when the handshake of this one is refused.
+    the line subscribed. session: makes the state of one connection. limits: of one connection, but
+    for the attempts, which are the host's. keepalive: what has to be sent unasked, None for
+    nothing. stateful: the session must see every frame (it builds books), so no duplicate may be
+    cut off before it. head: bytes at the beginning of a message that tell an update from every
+    other, its repeats included; None where only the whole message does. headers: of the handshake;
+    a secret is revealed where they are sent, nowhere else. fallback: the feed to use instead when
+    the handshake of this one is refused.
     """
 
     name: str
@@ -285,8 +289,9 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
     """One product of an exchange.
 
     name: as in stream names and in `k4.md.connect` (`spot`, `ubase`, `swap`, `linear` …).
-    kinds: the record kinds that it can deliver. rule: documented mapping of a configured symbol to
-    the venue's id, used where no metadata is at hand.
+    product_type: as records have it. kinds: the record kinds that it can deliver. rule: documented
+    mapping of a configured symbol to the venue's id, used where no metadata is at hand. metadata:
+    where instruments are listed, None where the venue has no such list.
     """
 
     name: str
@@ -303,10 +308,12 @@ SymbolMap = Mapping[tuple[str, str], str]
 class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     """What the entry point `k4.md.exchanges` names.
 
-    code: the venue byte of UDP channels. endpoints: default URL by the configuration's key, `rest`
-    included. feeds(config, symbols): the feeds of one connection of the configuration.
-    `config.endpoints` holds overrides only; merge them over `endpoints`. Raises ConfigError for
-    what the venue cannot do.
+    name: as in the configuration and in the entry point. code: the venue byte of UDP channels.
+    endpoints: default URL by the configuration's key, `rest` included (`rest.PRODUCT` where a
+    product's list is elsewhere). limits: how many connection attempts a host of the venue allows.
+    feeds(config, symbols): the feeds of one connection of the configuration. `config.endpoints`
+    holds overrides only; merge them over `endpoints`. Raises ConfigError for what the venue cannot
+    do.
     """
 
     name: str
