@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from engine_case import SYMBOLS, Case
 
+from k4.core.enums import Kind
 from k4.core.testing import MemoryPeer
 from k4.core.transport import Dial
 from k4.md.feed import Feed
@@ -43,7 +44,7 @@ def test_rotation_leaves_scarce_attempts_to_lines_that_need_them(
     case.clock.advance(34.0)
     assert slow.open
     case.venue.mute.add(case.peers()[2])
-    case.clock.advance(10.0)
+    case.clock.advance(7.0)
     assert slow.open
     assert case.figures()["rotations"] == 1, "of the silent one"
     case.clock.advance(30.0)
@@ -398,3 +399,77 @@ def test_lines_stay_spread_over_cuts_and_replacements(make: Callable[..., Case])
         assert not victim.open
         assert sorted(peer.dial.url for peer in case.peers()) == list(urls)
     assert (case.figures()["reconnects"], case.figures()["rotations"]) == (3, 3)
+
+
+def test_lines_are_judged_in_time_however_many_they_are(make: Callable[..., Case]) -> None:
+    case = make(lines=16, stall_timeout_sec=10.0)
+    case.clock.advance(5.0)
+    stalled = case.peers()[1:]
+    case.venue.mute.update(stalled)
+    case.clock.advance(10.0)
+    assert not any(peer.open for peer in stalled)
+    assert len(case.peers()) == 16
+    assert case.figures()["stalls"] == 15
+    case.settle()
+    case.assert_nothing_lost()
+
+
+def test_a_line_that_failed_to_be_replaced_for_days_is_still_judged(
+    make: Callable[..., Case],
+) -> None:
+    """It lacks the trades, and its successors lack the quotes: so often that the wait between them
+    could not be doubled any more."""
+    case = make(lines=2, stall_timeout_sec=10.0)
+    case.clock.advance(5.0)
+    old, other = case.peers()
+    arrive = case.venue.arrive
+
+    def partly(peer: MemoryPeer, frame: bytes, symbol: str, id: int) -> None:
+        if {old: b"@trade", other: b"\0"}.get(peer, b"@bookTicker") not in frame:
+            arrive(peer, frame, symbol, id)
+
+    case.venue.arrive = partly  # type: ignore[method-assign]
+    case.stream.lines[0].failed = 5_000
+    case.clock.advance(20.0)
+    assert case.figures()["abandoned"] == 1
+    assert case.stream.lines[0].failed == 5_001
+    case.venue.arrive = arrive  # type: ignore[method-assign]
+    case.venue.mute.add(old)
+    case.clock.advance(70.0)
+    assert not old.open
+    assert case.stores[Kind.TRADE].lines_up == 2
+    assert case.clock.time_ns() - case.stores[Kind.TRADE].feed_ok_ns < 1_000_000_000
+
+
+def test_a_hole_is_counted_once_however_many_lines_are_replaced(make: Callable[..., Case]) -> None:
+    case = make(lines=3)
+    case.clock.advance(5.0)
+    for peer in case.peers():
+        peer.text(b'{"e":"serverShutdown","E":1786613159749}')
+    case.clock.advance(0.5)
+    case.venue.skips = 5
+    case.clock.advance(8.0)
+    figures = case.figures()
+    assert (figures["rotations"], figures["lost"], figures["rotation_lost"]) == (3, 5, 5)
+
+
+def test_what_a_closing_line_publishes_is_counted(make: Callable[..., Case]) -> None:
+    case = make(lines=1)
+    case.clock.advance(5.0)
+    (old,) = case.peers()
+    old.answers = False
+    old.text(b'{"e":"serverShutdown","E":1786613159749}')
+    case.clock.advance(3.0)
+    assert case.figures()["rotations"] == 1
+    case.venue.trade["BTCUSDT"] += 1
+    now = case.clock.time_ns() // 1_000_000
+    old.text(
+        b'{"stream":"btcusdt@trade","data":{"e":"trade","E":%d,"s":"BTCUSDT","t":%d,'
+        b'"p":"1.55","q":"0.1","T":%d,"m":true,"M":true}}' % (now, case.venue.trade["BTCUSDT"], now)
+    )
+    for seconds in (0.0, 20.0, 60.0):
+        case.clock.advance(seconds)
+        records = sum(slot.published for slot in case.engine.groups[0].arbiter.live_slots())
+        assert case.figures()["published"] == records
+    assert not case.stream.closing
+    assert case.stream.gone["published"] > 0

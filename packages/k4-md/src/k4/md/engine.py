@@ -112,16 +112,23 @@ class Group:
     def sign(self, now_ns: int) -> None:
         """Write signs of life into the stores."""
         for kind, store in self.stores.items():
-            feeding = [
-                stream
-                for stream in self.streams
-                if any(channel.kind is kind for channel in stream.feed.channels)
-            ]
+            feeding = self._feeding(kind)
             up = [stream.lines_up for stream in feeding]
             store.heartbeat()
-            store.lines(sum(up), sum(stream.feed.lines for stream in feeding))
+            store.lines(sum(up), self.configured(kind))
             if feeding and all(up):
                 store.feed_ok(now_ns)
+
+    def configured(self, kind: Kind) -> int:
+        """How many lines are to feed the store of a kind."""
+        return sum(stream.feed.lines for stream in self._feeding(kind))
+
+    def _feeding(self, kind: Kind) -> list[Stream]:
+        return [
+            stream
+            for stream in self.streams
+            if any(channel.kind is kind for channel in stream.feed.channels)
+        ]
 
 
 class Engine:
@@ -172,8 +179,8 @@ class Engine:
             for name, feeds in groups.items():
                 product = by_name[name.partition(".")[2]]
                 stores = {}
-                group_stores = {channel.kind for feed in feeds for channel in feed.channels}
-                for kind in sorted(group_stores):
+                kinds = {channel.kind for feed in feeds for channel in feed.channels}
+                for kind in sorted(kinds):
                     stores[kind] = self._stores(product, kind)
                 self.groups.append(
                     Group(product, feeds, stores, self._clock.time_ns(), self._on_reset)
@@ -226,7 +233,8 @@ class Engine:
         if self._reporter is not None:
             self._reporter.release()
         for group in self.groups:
-            for store in group.stores.values():
+            for kind, store in group.stores.items():
+                store.lines(0, group.configured(kind))
                 store.close()
 
     # Looking after
@@ -251,6 +259,8 @@ class Engine:
         )
 
     def _tick(self) -> None:
+        interval = min(TICK, self.config.stall_timeout_sec / 20)
+        self._timer = self._clock.call_later(interval, self._tick)  # whatever fails below
         now_ns = self._clock.time_ns()
         for group in self.groups:
             group.look(now_ns)
@@ -264,8 +274,6 @@ class Engine:
             self._print_latency(now)
             if self._reporter is not None:
                 self._reporter.flush(self.groups)
-        interval = min(TICK, self.config.stall_timeout_sec / 20)
-        self._timer = self._clock.call_later(interval, self._tick)
 
     def _print_latency(self, now: float) -> None:
         interval = self.config.latency_print_interval_ms / 1000

@@ -52,6 +52,7 @@ class Line:
         "acked_ns",
         "born",
         "clock",
+        "ended",
         "failed",
         "feed",
         "id",
@@ -96,6 +97,7 @@ class Line:
         self.clock = VenueClock()
         self.measured = float("-inf")
         self.judge_at = 0.0
+        self.ended = 0.0
         self.wanted = ""
         self.retry_at = 0.0
         self.failed = 0

@@ -87,7 +87,7 @@ LEDGER_STATES = tuple(LedgerState)
 
 def stream_figures(group: Group, stream: Stream) -> dict[str, int]:
     """All figures of one stream. Gaps belong to the first stream that carries the slot."""
-    return _stream_figures(group, stream, [totals(line) for line in stream.all_lines])
+    return _stream_figures(group, stream, [totals(line) for line in stream.counted])
 
 
 def _stream_figures(
@@ -211,7 +211,7 @@ class Reporter:
                 name = stream.feed.name
                 if name not in self._streams:
                     self._streams[name] = self._row("stream", {"name": name}, STREAM_FIELDS)
-                sums = {line: totals(line) for line in stream.all_lines}
+                sums = {line: totals(line) for line in stream.counted}
                 figures = _stream_figures(group, stream, [*sums.values()])
                 _write(self._streams[name], list(figures.values()))
                 for line in stream.lines:

@@ -8,6 +8,7 @@ judged like lines: one that is silent itself is given up, and another one tried.
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -15,12 +16,13 @@ from typing import Any
 
 from k4.core.clock import Clock
 from k4.core.enums import Kind
+from k4.core.latency import Histogram
 from k4.core.limits import Keepalive
 from k4.core.link import Link, host_of
 from k4.core.liveness import Duty, Silence, Watch
 from k4.core.log import get_logger
 from k4.core.retry import Budget
-from k4.core.rotation import slowest
+from k4.core.rotation import slowest, tells
 from k4.core.transport import Closed, Dial, Transport
 from k4.md.arbiter import Arbiter
 from k4.md.feed import Ack, Broken, Channel, Control, Feed, Notice, Refused
@@ -32,6 +34,7 @@ MEASURE_EVERY = 15.0  # seconds between two measurements of a line's round trip
 OVERLAP = 0.1  # of the stall timeout: what a successor serves beside its predecessor at least
 HEARD = 10.0  # seconds that a closed line is heard at most: a venue that stands still answers later
 REFUSED = (400, 401, 403, 404)  # handshake answers that time does not mend
+MOST_DOUBLINGS = 30  # of a wait, which has a limit long before that
 URGENT = ("stall", "notice")  # what does not wait until other replacements are done
 
 
@@ -107,7 +110,10 @@ class Stream:
         self.feed = feed
         self.arbiter = arbiter
         self.lines: list[Line] = []
+        self.closing: list[Line] = []  # still heard, or with updates that are not accounted for yet
         self.gone: dict[str, int] = {}  # totals of lines that are no more
+        self.lag = Histogram()  # theirs
+        self.wait = Histogram()
         self.counts = dict.fromkeys(
             (
                 "rotations",
@@ -128,6 +134,7 @@ class Stream:
         self.refusals: dict[str, str] = {}  # topic to the venue's words
         self.successions: list[Succession] = []
         self.handovers: list[Handover] = []
+        self._told_ns = 0  # up to when receipts have counted what was lost
         self.log = _logger(feed)
         self._dials = dials
         self._settings = settings
@@ -141,6 +148,7 @@ class Stream:
         self._slots = [channel.slot for channel in feed.channels]
         self._duties = duties(feed.channels)
         self._stopped = False
+        self._up_at_end = 0
 
     # Life
 
@@ -152,6 +160,7 @@ class Stream:
 
     def stop(self) -> None:
         """Close all lines in order; they are gone when each link has stopped."""
+        self._up_at_end = self.lines_up
         self._stopped = True
         for succession in list(self.successions):
             self._give_up(succession)
@@ -161,7 +170,7 @@ class Stream:
 
     @property
     def stopped(self) -> bool:
-        return all(line.link.state.value == "stopped" for line in self.lines)
+        return all(line.over for line in self.lines)
 
     def live(self, line: Line) -> bool:
         """Whether a line is subscribed to anything and not known to be silent (promise P4)."""
@@ -177,8 +186,14 @@ class Stream:
         return [*self.lines, *(succession.new for succession in self.successions)]
 
     @property
+    def counted(self) -> list[Line]:
+        """All whose figures are not in `gone`."""
+        return [*self.all_lines, *self.closing]
+
+    @property
     def lines_up(self) -> int:
-        return sum(self.live(line) for line in self.lines)
+        """How many serve, at the end how many did."""
+        return self._up_at_end if self._stopped else sum(self.live(line) for line in self.lines)
 
     def _open(self, heir_of: Line | None = None) -> Line:
         id = self._next_id
@@ -219,11 +234,23 @@ class Stream:
         return Keepalive(min(interval, keepalive.interval), keepalive.text, keepalive.idle_only)
 
     def _close(self, line: Line) -> None:
-        """A line is gone for good: keep its totals."""
+        """A line is gone for good. It still counts until nothing of it is on its way any more."""
         line.link.stop(patience=HEARD)
         self.arbiter.close(line.port)
-        for name, value in totals(line).items():
-            self.gone[name] = self.gone.get(name, 0) + value
+        line.ended = math.inf
+        self.closing.append(line)
+
+    def _let_go(self, now: float) -> None:
+        """Keep the totals of closed lines that have nothing to add."""
+        for line in list(self.closing):
+            if line.ended == math.inf and line.over:
+                line.ended = now
+            if now - line.ended > self.feed.limits.trade_window + self.feed.limits.reset_wait:
+                self.closing.remove(line)
+                self.lag.merge(line.port.lag)
+                self.wait.merge(line.port.wait)
+                for name, value in totals(line).items():
+                    self.gone[name] = self.gone.get(name, 0) + value
 
     # The lines' owner
 
@@ -346,17 +373,18 @@ class Stream:
         if self.handovers:
             self._settle(now_ns)
         now = self._clock.monotonic()
+        if self.closing:
+            self._let_go(now)
         for line in list(self.lines):
             if line.wanted:
                 self.replace(line, line.wanted)
             elif line.life and now - line.born > line.life and line.up:
                 self.replace(line, "age")
-        # One line at a time: with many symbols, all of them would hold up their messages.
-        due = [line for line in self.all_lines if line.up and now >= line.judge_at]
-        if due:
-            line = min(due, key=lambda line: line.judge_at)
-            line.judge_at = now + self._settings.stall_timeout / 20
-            self._judge(line, now_ns)
+        for line in self.all_lines:
+            if line.up and now >= line.judge_at:
+                line.judge_at = now + self._settings.stall_timeout / 20
+                # Each in a turn of its own: with many symbols, all would hold up the messages.
+                self._clock.call_later(0.0, functools.partial(self._look_at, line))
         self._rotate(now)
 
     def sample(self, now_ns: int) -> None:
@@ -467,24 +495,35 @@ class Stream:
 
     def _receipts(self, due: Sequence[Handover]) -> None:
         """What replacements cost: ids that no line brought since the successors' acks. A hole that
-        the change made is among them, and so is what the venue's lines lost together meanwhile."""
+        the change made is among them, and so is what the venue's lines lost together meanwhile. The
+        counters have each once, however many replacements it fell into.
+        """
         for handover in list(due):
             self.handovers.remove(handover)
-            lost = {"lost": 0, "suspected": 0}
-            for s in self._states():
-                if s.gaps is not None:
-                    missing = s.gaps.missing_since(handover.since_ns)
-                    lost["suspected" if s.suspected else "lost"] += missing
+            counted = self._missing_since(max(handover.since_ns, self._told_ns))
+            self._told_ns = self._clock.time_ns()
             self.counts["overlap_ms"] += handover.overlap_ms
-            for name, ids in lost.items():
+            for name, ids in counted.items():
                 self.counts[f"rotation_{name}"] += ids
             self.log.info(
                 "replacement receipt",
                 line=handover.old.id,
                 by=handover.new.id,
                 overlap_ms=handover.overlap_ms,
-                **lost,
+                **self._missing_since(handover.since_ns),
             )
+
+    def _missing_since(self, since_ns: int) -> dict[str, int]:
+        """Ids that are missing on all lines since then: lost by proof, and suspected."""
+        missing = {"lost": 0, "suspected": 0}
+        for s in self._states():
+            if s.gaps is not None:
+                missing["suspected" if s.suspected else "lost"] += s.gaps.missing_since(since_ns)
+        return missing
+
+    def _look_at(self, line: Line) -> None:
+        if not self._stopped and line.up and line in self.all_lines:
+            self._judge(line, self._clock.time_ns())
 
     def _judge(self, line: Line, now_ns: int) -> None:
         stall = self._settings.stall_timeout
@@ -528,7 +567,8 @@ class Stream:
                 old, stall = succession.old, self._settings.stall_timeout
                 self._abandon(succession, "silent")
                 if old.failed:
-                    wait = min(stall * 2.0 ** (old.failed - 1), self.feed.limits.rotation_deadline)
+                    doubled = stall * 2.0 ** min(old.failed - 1, MOST_DOUBLINGS)
+                    wait = min(doubled, self.feed.limits.rotation_deadline)
                     old.retry_at = self._clock.monotonic() + wait
                 old.failed += 1
                 if succession.reason == "notice":  # nothing else asks again
@@ -549,20 +589,28 @@ class Stream:
         every, after = self._settings.rotate_every, self._settings.rotate_after
         if len(self.lines) < 2 or self.successions or not (every or after):
             return
-        messages = sum(line.messages for line in self.lines) if after else 0
+        messages = self._all_messages() if after else 0
         due = (every and now - self._rotated >= every) or (
-            after and abs(messages - self._messages) >= after * len(self.lines)
+            after and messages - self._messages >= after * len(self.lines)
         )
         if not due or not all(line.up for line in self.lines):
             return
-        if not self._budget.spare(host_of(self._dials(self.feed)[0].url), now):
+        if not self._budget.spare(host_of(self.feed.urls[0]), now):
             return  # lines that are down or silent need the attempts more
         self._rotated, self._messages = now, messages
-        worst = slowest([line.sample() for line in self.lines])
+        samples = [line.sample() for line in self.lines]
+        if not all(map(tells, samples)):
+            return  # they go on gathering
+        worst = slowest(samples)
         for line in self.lines:
             line.mark()
         if worst is not None:
             self.replace(self.lines[worst], "slow")
+
+    def _all_messages(self) -> int:
+        """Updates that all lines have ever brought."""
+        known = sum(line.messages for line in (*self.lines, *self.closing))
+        return known + self.gone.get("messages", 0)
 
 
 def spread(dials: Sequence[Dial], taken: Sequence[Dial], left: Dial | None = None) -> list[Dial]:
