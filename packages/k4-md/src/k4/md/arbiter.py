@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from k4.core.enums import Kind
 from k4.core.limits import Limits
@@ -21,11 +22,19 @@ from k4.md.fallen import PATIENCE
 from k4.md.feed import Channel, Control
 from k4.md.port import Peer, Port
 from k4.md.rollcall import RollCall
-from k4.md.slots import BATCH, FIRST_NS, MASK, NAME, NEXT, SLOT, Entry, Slot, no_entry
+from k4.md.slots import BATCH, NAME, NEXT, SLOT, Entry, Slot, no_entry
 
 MOST_LEAVING = 64
 BITS = 60  # of ports; more are made where many exist at once
-RESTING = 8  # of them at least: a bit rests before it is used again
+NEVER = 1 << 62  # ns
+
+
+class Departed(NamedTuple):
+    """A line that served from one time to another, ns."""
+
+    port: Port
+    since_ns: int
+    until_ns: int
 
 
 class Arbiter:
@@ -69,7 +78,8 @@ class Arbiter:
         self._tails: dict[str, list[Entry]] = {}
         self._bits = deque(1 << i for i in range(BITS))
         self._made = BITS
-        self._missed: set[int] = set()  # identities of entries that lines missed before they left
+        self._departed: list[Departed] = []
+        self._resting: deque[tuple[int, int]] = deque()  # since when, bits of closed ports
         window_ns = int(limits.trade_window * 1e9)
         for channel in channels:
             if self.slots[channel.slot] is not None:
@@ -95,7 +105,7 @@ class Arbiter:
         """A new line's way in. An heir goes on with the ids that its predecessor brought; the first
         ports of all go on with those that an attached store holds. carries: the slots of its feed,
         None for all."""
-        if len(self._bits) <= RESTING:
+        if not self._bits:
             self._bits.append(1 << self._made)
             self._made += 1
         port = Port(self, name, self._bits.popleft(), on_control, peer, carries)
@@ -111,19 +121,12 @@ class Arbiter:
         return port
 
     def depart(self, port: Port) -> None:
-        """The line stops serving: count what it has missed by now. Copies of the last two seconds
-        may have been on their way."""
-        if not port.serving_ns:
-            return
-        until = max(other.latest_ns for other in (*self.ports, port)) - self.reset_ns
-        for slot in self.live_slots():
-            if slot.slot not in port.carries:
-                continue
-            for entry in (slot.recent or {}).values():
-                if port.serving_ns < entry[FIRST_NS] < until and not entry[MASK] & port.bit:
-                    port.missed += 1
-                    self._missed.add(id(entry))
-        port.serving_ns = 0
+        """The line stops serving. What it has missed by now is counted when these updates are
+        retired, except of the last two seconds: copies of those may have been on their way."""
+        if port.serving_ns:
+            until = max(other.latest_ns for other in (*self.ports, port)) - self.reset_ns
+            self._departed.append(Departed(port, port.serving_ns, until))
+            port.serving_ns = 0
 
     def close(self, port: Port) -> None:
         """The line serves no more. What it brings until its connection has ended counts all the
@@ -131,7 +134,7 @@ class Arbiter:
         self.depart(port)
         if port in self.ports:
             self.ports.remove(port)
-            self._bits.append(port.bit)
+            self._resting.append((self.ticked_ns, port.bit))
             self.leaving.append(port)
 
     def account(self, now_ns: int) -> None:
@@ -189,6 +192,8 @@ class Arbiter:
                 resets.tidy(port)
         if self.leaving:
             self._let_go()
+        if self._resting or self._departed:
+            self._forget_departed(forgotten_ns)
 
     def _let_go(self) -> None:
         """Forget closed lines that have ended and whose last messages were no reset's: the old ids
@@ -206,18 +211,26 @@ class Arbiter:
         if not entries:
             return
         slot = entries[0][SLOT]
-        serving = [port for port in self.ports if port.serving_ns and slot in port.carries]
-        everyone = sum(port.bit for port in serving)
+        served = [Departed(port, port.serving_ns, NEVER) for port in self.ports if port.serving_ns]
+        served = [one for one in (*served, *self._departed) if slot in one.port.carries]
+        everyone = 0
+        for one in served:
+            everyone |= one.port.bit
         for entry in entries:
             _, _, first_ns, _, mask, _, _, winner = entry
-            if mask & everyone == everyone and not self._missed:
+            if mask & everyone == everyone:
                 continue
-            others = int(id(entry) in self._missed)
-            if others:
-                self._missed.remove(id(entry))
-            for port in serving:
-                if port.serving_ns < first_ns and not mask & port.bit:
+            others = 0
+            for port, since_ns, until_ns in served:
+                if since_ns < first_ns < until_ns and not mask & port.bit:
                     port.missed += 1
                     others += 1
             if others and mask == winner.bit:
                 winner.alone += 1
+
+    def _forget_departed(self, before_ns: int) -> None:
+        """Forget who left before that time: all updates of then are retired. The bits can be used
+        again."""
+        self._departed = [one for one in self._departed if one.until_ns >= before_ns]
+        while self._resting and self._resting[0][0] < before_ns:
+            self._bits.append(self._resting.popleft()[1])
