@@ -103,7 +103,28 @@ def test_what_nothing_proves_is_asked_once_then_renewed_ever_more_rarely() -> No
     assert found[0] == (11.0, Silence.RESUBSCRIBE)
     times = [t for t, silence in found[1:] if silence is Silence.UNPROVEN]
     assert len(times) == len(found) - 1
-    assert times[:4] == [21.0, 41.0, 81.0, 161.0]
+    assert times[:4] == [21.0, 61.0, 141.0, 301.0]
+    assert times[-1] - times[-2] == 600.0
+
+
+def test_many_quiet_channels_renew_a_line_no_more_often_than_one() -> None:
+    """Each speaks once a minute, at another second: one or the other is always silent for long."""
+    case = Case(*[PLAIN] * 60)
+    found: list[tuple[float, Silence]] = []
+    for second in range(2, 3600):
+        case.bring(float(second), channel=second % 60)
+        found += [(second, finding.silence) for finding in case.look(second + 0.5)]
+    renewed = [t for t, silence in found if silence is Silence.UNPROVEN]
+    assert renewed == [21, 61]  # longer than a minute none is silent
+    assert sum(silence is Silence.RESUBSCRIBE for _, silence in found) > 3_000
+
+
+def test_where_nothing_may_be_asked_now_it_is_asked_later() -> None:
+    case = Case(PLAIN)
+    now = 30 * SECOND
+    look = case.watch.look
+    assert look(now, case.seen, case.advanced, case.progress, may_ask=False) == []
+    assert look(now, case.seen, case.advanced, case.progress) == [Finding(0, Silence.RESUBSCRIBE)]
 
 
 def test_a_book_that_was_asked_for_again_is_owed_again() -> None:

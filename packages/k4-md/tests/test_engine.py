@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from engine_case import KINDS, Case
@@ -108,6 +109,23 @@ def test_a_refused_sbe_handshake_falls_back_to_json(make: Callable[..., Case]) -
     assert case.quotes["BTCUSDT"]
     assert case.stream.feed.name == "binance.spot.fallback"
     assert [row.labels["name"] for row in case.rows("stream")] == ["binance.spot.fallback"]
+
+
+def test_quiet_channels_are_subscribed_again_on_one_line_after_the_other(
+    make: Callable[..., Case],
+) -> None:
+    """What the venue sends between the two requests is to reach the other lines."""
+    case = make(lines=4, stall_timeout_sec=10.0)
+    case.venue.rate = 0.0
+    asked: dict[MemoryPeer, float] = {}
+    for _ in range(76):
+        case.clock.advance(0.25)
+        for peer in case.peers():
+            if any(b"UNSUBSCRIBE" in bytes(data) for kind, data in peer.received if kind == "text"):
+                asked.setdefault(peer, case.clock.monotonic())
+    times = sorted(asked.values())
+    assert len(times) == 4
+    assert all(later - earlier >= 2.0 for earlier, later in pairwise(times))
 
 
 def test_one_refused_handshake_takes_no_line_from_those_that_serve(

@@ -7,7 +7,7 @@ Pure: arrays of local times (ns) in, findings out. The rules are promise P4's:
 - OWED: the venue owes data that did not come: the snapshot after the ack, or its periodic repeat.
 - UNPROVEN: nothing came, and nothing proves that anything should have. Such a channel is subscribed
   again once, then its line is replaced at intervals that double, since a quiet market looks the
-  same.
+  same. The intervals are the line's: of hundreds of symbols some are always quiet.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Watch:
         self._since = [0] * size  # when it was last heard, or subscribed
         self._missed = [0] * size  # since when a witness is ahead, 0 while none is
         self._marks = [0] * size  # the witnesses' progress when it was last heard
-        self._step = [stall_ns] * size  # silence after which something is done next
+        self._patience = 2 * stall_ns  # silence of any channel after which the line is replaced
+        self._renewed = 0  # when it was last to be replaced for that
         self._asked = [False] * size
         self._owed = [0] * size  # when a book was asked for anew, 0 never
 
@@ -79,8 +80,8 @@ class Watch:
             self._owed[i] = 0
 
     def adopt(self, other: Watch) -> None:
-        """Go on with the patience that a predecessor gained on channels where nothing is proved."""
-        self._step = [max(self._stall, step) for step in other._step]
+        """Go on with the patience that a predecessor gained where nothing is proved."""
+        self._patience = other._patience
         self._asked = list(other._asked)
 
     def look(
@@ -89,11 +90,13 @@ class Watch:
         seen: Sequence[int],
         advanced: Sequence[int],
         progress: Sequence[int],
+        may_ask: bool = True,
     ) -> list[Finding]:
         """Judge every channel.
 
         seen[i]: when this line last brought anything of channel i, 0 for never. advanced[i]: when
         any line last brought something new of it. progress[i]: how many records it has published.
+        may_ask: whether channels can be subscribed again now; else that is found later.
         """
         findings = []
         for i, duty in enumerate(self._duties):
@@ -103,18 +106,19 @@ class Watch:
             if seen[i] > self._seen[i] or self._marks[i] < 0:
                 if seen[i] > self._since[i]:
                     self._since[i] = seen[i]
-                    self._step[i] = self._stall
                     self._asked[i] = False
                 self._seen[i] = seen[i]
                 self._marks[i] = total
                 self._missed[i] = 0
-            silence = self._judge(i, duty, now_ns, advanced[i], total)
+            silence = self._judge(i, duty, now_ns, advanced[i], total, may_ask)
             if silence is not None:
                 findings.append(Finding(i, silence))
+        if not any(self._asked):
+            self._patience = 2 * self._stall
         return findings
 
     def _judge(
-        self, i: int, duty: Duty, now_ns: int, advanced_ns: int, total: int
+        self, i: int, duty: Duty, now_ns: int, advanced_ns: int, total: int, may_ask: bool
     ) -> Silence | None:
         since = self._since[i]
         ahead = advanced_ns > since or (
@@ -132,11 +136,13 @@ class Watch:
         if duty.repeats_ns:
             due = since + duty.repeats_ns
             return Silence.OWED if now_ns - due >= self._proved else None
-        if now_ns - since < self._step[i]:
-            return None
         if not self._asked[i]:
+            if now_ns - since < self._stall or not may_ask:
+                return None
             self._asked[i] = True
-            self._step[i] = 2 * self._stall
             return Silence.RESUBSCRIBE
-        self._step[i] = min(2 * self._step[i], LONGEST_NS)
+        if now_ns - max(since, self._renewed) < self._patience:
+            return None
+        self._patience = min(2 * self._patience, LONGEST_NS)
+        self._renewed = now_ns
         return Silence.UNPROVEN

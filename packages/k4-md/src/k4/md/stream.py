@@ -35,6 +35,7 @@ OVERLAP = 0.1  # of the stall timeout: what a successor serves beside its predec
 HEARD = 10.0  # seconds that a closed line is heard at most: a venue that stands still answers later
 REFUSED = (400, 401, 403, 404)  # handshake answers that time does not mend
 MOST_DOUBLINGS = 30  # of a wait, which has a limit long before that
+ASK_GAP = 0.2  # of the stall timeout: between two lines that subscribe quiet channels again
 URGENT = ("stall", "notice")  # what does not wait until other replacements are done
 
 
@@ -134,6 +135,7 @@ class Stream:
         self.refusals: dict[str, str] = {}  # topic to the venue's words
         self.successions: list[Succession] = []
         self.handovers: list[Handover] = []
+        self._ask_at = 0.0  # when the next line may subscribe quiet channels again
         self._told_ns = 0  # up to when receipts have counted what was lost
         self.log = _logger(feed)
         self._dials = dials
@@ -538,6 +540,7 @@ class Stream:
             [line.port.seen[slot] for slot in self._slots],
             [slot.advance_ns for slot in slots],
             [slot.lane.next for slot in slots],
+            may_ask=line.link.idle and self._clock.monotonic() >= self._ask_at,
         )
         quiet: list[Channel] = []
         for finding in findings:
@@ -554,8 +557,9 @@ class Stream:
                 self.log.warning(
                     "line is silent", line=line.id, topic=channel.topic, why=finding.silence.value
                 )
-        # Where the venue's rate is used up, asking again is not worth a queue of requests.
-        if quiet and line.up and line.link.idle:
+        if quiet and line.up:
+            # One line after the other: what the venue sends between the requests reaches none.
+            self._ask_at = self._clock.monotonic() + stall * ASK_GAP
             self.counts["resubscribed"] += len(quiet)
             self._resubscribe(line, quiet)
 
