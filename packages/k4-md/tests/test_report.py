@@ -15,10 +15,23 @@ def test_the_age_of_frames_is_known_within_an_error(make: Callable[..., Case]) -
     case = make(lines=1)
     case.venue.delay = lambda peer: 0.030
     case.clock.advance(60.0)
-    age = case.stream.lines[0].clock.age()
+    age = case.stream.age(case.stream.lines[0])
     assert age is not None
     assert age.error_us >= 0
-    assert 0 <= age.p50_us <= 31_000
+    assert 0 <= age.p50_us <= 32_000
+
+
+def test_lines_that_lose_have_ages_as_well(make: Callable[..., Case]) -> None:
+    case = make(lines=2)
+    quick, slow = case.peers()
+    late = {quick: 0.001, slow: 0.041}
+    case.venue.delay = lambda peer: late.get(peer, 0.001)
+    case.clock.advance(120.0)
+    first, second = (case.stream.age(line) for line in case.stream.lines)
+    assert first is not None
+    assert second is not None
+    assert second.p50_us - first.p50_us == pytest.approx(40_000, abs=2_000)
+    assert first.error_us == second.error_us >= 0
 
 
 def test_the_receipt_is_plain_json(make: Callable[..., Case]) -> None:
@@ -32,6 +45,30 @@ def test_the_receipt_is_plain_json(make: Callable[..., Case]) -> None:
     assert ledger["bbo", "BTCUSDT"]["state"] == "unknown"
     assert ledger["trade", "BTCUSDT"]["records"] == len(case.trades["BTCUSDT"])
     assert [row["line"] for row in receipt["redundancy"]] == [0, 1]
+    assert receipt["lines_up"] == 2
+    lines = receipt["redundancy"]
+    assert sum(row["messages"] for row in lines) == receipt["messages"]
+    assert [row["state"] for row in lines] == ["up", "up"]
+    for name in ("wins", "duplicates", "missed", "alone", "reconnects"):
+        total = receipt["published"] if name == "wins" else receipt[name]
+        assert sum(row[name] for row in lines) == total
+
+
+def test_the_receipt_has_the_delays_of_lines_that_are_no_more(make: Callable[..., Case]) -> None:
+    case = make(lines=2)
+    _, slow = case.peers()
+    late = {slow: 0.041}
+    case.venue.delay = lambda peer: late.get(peer, 0.001)
+    case.clock.advance(30.0)
+    slow.text(b'{"e":"serverShutdown","E":1786613159749}')
+    case.clock.advance(60.0)
+    assert not case.stream.closing
+    case.engine.stop()
+    receipt = case.engine.receipt()[0]
+    assert receipt["wait_us"]["p99"] == pytest.approx(40_000, rel=0.02)
+    assert receipt["lag_us"]["p99"] == pytest.approx(40_000, rel=0.02)
+    assert all(row["lag_us"]["p99"] < 20_000 for row in receipt["redundancy"])
+    assert (receipt["lines_up"], receipt["lines"]) == (2, 2)
 
 
 def test_counters_have_the_ledger_of_every_store_and_symbol(make: Callable[..., Case]) -> None:

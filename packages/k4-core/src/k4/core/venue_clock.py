@@ -8,24 +8,35 @@ arrival minus venue's time) and the smallest round trip,
     offset of the venue's clock = round trip / 2 - smallest difference, give or take round trip / 2
     age of a frame              = its difference + offset, never below 0
 
-Both minima are taken over the last minutes, so that they follow clocks that drift.
+One clock serves all lines to a venue: the best frame and the best ping of any of them count. Both
+minima are taken over the last minutes, so that they follow clocks that drift. A venue that tells
+only whole milliseconds adds one to what a frame may have taken; before many frames were seen, the
+best of them says nothing about the best there is, and the error is unknown.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 
 import msgspec
 
 WINDOW_NS = 150_000_000_000  # minima are kept for one to two windows
-SAMPLES = 512
+SAMPLES = 512  # of a line
+MIN_FRAMES = 100
+
+Differences = deque[int]
+"""Local arrival minus venue's time of a line's last frames, µs."""
+
+
+def differences() -> Differences:
+    return deque(maxlen=SAMPLES)
 
 
 class Age(msgspec.Struct, frozen=True):
     """Ages of frames in µs, and how wrong they may be. offset_us: the venue's clock minus ours.
 
-    error_us is -1 where no round trip was measured: then only differences between ages mean
-    anything.
+    error_us is -1 where that is unknown: then only differences between ages mean anything.
     """
 
     p50_us: int
@@ -55,34 +66,41 @@ class _Minimum:
 
 
 class VenueClock:
-    """The estimate of one line."""
+    """The estimate for one venue."""
 
     def __init__(self) -> None:
         self._difference = _Minimum()
         self._round_trip = _Minimum()
-        self._recent: deque[int] = deque(maxlen=SAMPLES)
+        self._frames = 0
+        self._resolution_us = 1000
 
-    def frame(self, venue_us: int, local_us: int, now_ns: int) -> None:
-        """A frame made at `venue_us` by the venue's clock arrived at `local_us` by ours."""
+    def frame(self, venue_us: int, local_us: int, now_ns: int) -> int:
+        """A frame made at `venue_us` by the venue's clock arrived at `local_us` by ours. Returns
+        the difference."""
         difference = local_us - venue_us
         self._difference.add(difference, now_ns)
-        self._recent.append(difference)
+        self._frames += 1
+        if venue_us % 1000:
+            self._resolution_us = 1
+        return difference
 
     def round_trip(self, ns: int, now_ns: int) -> None:
         """A ping was answered after `ns`."""
         self._round_trip.add(ns // 1000, now_ns)
 
-    def age(self) -> Age | None:
-        """How old frames are on arrival; None before the first."""
+    def age(self, recent: Collection[int]) -> Age | None:
+        """How old frames with these differences were on arrival; None where there are none."""
         smallest = self._difference.value
-        if smallest is None or not self._recent:
+        if smallest is None or not recent:
             return None
         round_trip = self._round_trip.value
-        half = (round_trip or 0) // 2
-        ages = sorted(max(0, difference - smallest + half) for difference in self._recent)
+        most = (round_trip or 0) + self._resolution_us
+        half = most // 2
+        ages = sorted(max(0, difference - smallest + half) for difference in recent)
+        known = round_trip is not None and self._frames >= MIN_FRAMES
         return Age(
             p50_us=ages[len(ages) // 2],
             p99_us=ages[min(len(ages) - 1, len(ages) * 99 // 100)],
             offset_us=half - smallest,
-            error_us=-1 if round_trip is None else (round_trip + 1) // 2,
+            error_us=(most + 1) // 2 if known else -1,
         )

@@ -282,7 +282,7 @@ class Engine:
         self._printed = now
         for stream in self.streams:
             for line in stream.lines:
-                age = line.clock.age()
+                age = stream.age(line)
                 if age is not None:
                     self.log.info("latency", stream=stream.feed.name, line=line.id, **asdict(age))
 
@@ -297,4 +297,5 @@ class Engine:
 
     def receipt(self) -> list[dict[str, Any]]:
         """One JSON-able object per stream: what it published, lost, rotated."""
-        return [receipt(group, stream) for group in self.groups for stream in group.streams]
+        now = self._clock.monotonic()
+        return [receipt(group, stream, now) for group in self.groups for stream in group.streams]

@@ -15,7 +15,7 @@ from k4.core.link import Link, LinkState
 from k4.core.liveness import Watch
 from k4.core.rotation import Sample, sample
 from k4.core.transport import Closed
-from k4.core.venue_clock import VenueClock
+from k4.core.venue_clock import differences
 from k4.md.arbiter import Arbiter
 from k4.md.feed import Control, Feed, Sink
 from k4.md.port import Port
@@ -37,7 +37,8 @@ class Line:
 
     message(payload, received_ns, opcode): what the transport calls. id: running number within the
     stream. born: monotonic seconds. acked_ns: wall clock when it was last subscribed, 0 while it is
-    not. life: seconds after which it is to be renewed, 0 for never. clock: how old its frames are;
+    not. life: seconds after which it is to be renewed, 0 for never. differences: of its frames, see `venue_clock`; ended: when its link
+    had ended, monotonic seconds, infinity while it is being closed;
     measured: when a round trip was last asked for. judge_at: when its silence is looked at next,
     monotonic seconds both. marked: wins and bins of `lag` when its sample began. wanted: why a
     successor is to be tried again, from `retry_at` on (monotonic seconds), after so many had
@@ -51,7 +52,7 @@ class Line:
         "_owner",
         "acked_ns",
         "born",
-        "clock",
+        "differences",
         "ended",
         "failed",
         "feed",
@@ -94,7 +95,7 @@ class Line:
         self.acked_ns = 0
         self.born = 0.0
         self.life = 0.0
-        self.clock = VenueClock()
+        self.differences = differences()
         self.measured = float("-inf")
         self.judge_at = 0.0
         self.ended = 0.0

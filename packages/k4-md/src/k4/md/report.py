@@ -14,6 +14,7 @@ import msgspec
 from k4.core.clock import Clock
 from k4.core.counters import Counters, Row
 from k4.core.errors import K4Error
+from k4.core.latency import Histogram
 from k4.core.link import LinkState
 from k4.core.log import get_logger
 from k4.core.window import LedgerState
@@ -145,7 +146,7 @@ class Delays(msgspec.Struct, frozen=True):
 
 
 def line_figures(
-    line: Line, sums: Mapping[str, int], delays: Delays, now: float
+    stream: Stream, line: Line, sums: Mapping[str, int], delays: Delays, now: float
 ) -> tuple[int, ...]:
     """One line's row, in the order of LINE_FIELDS. sums: its `totals`."""
     port = line.port
@@ -166,7 +167,7 @@ def line_figures(
         delays.wait_mean,
         delays.wait_p50,
         delays.wait_p99,
-        *_latency(line),
+        *_latency(stream, line),
     )
 
 
@@ -177,9 +178,9 @@ def share_ppm(line: Line, duplicates: int) -> int:
     return port.wins * 1_000_000 // (published or 1)
 
 
-def _latency(line: Line) -> tuple[int, int, int, int]:
+def _latency(stream: Stream, line: Line) -> tuple[int, int, int, int]:
     """From the venue to here: p50, p99, how wrong both may be (-1 unknown), the clock's offset."""
-    age = line.clock.age()
+    age = stream.age(line)
     return (age.p50_us, age.p99_us, age.error_us, age.offset_us) if age else (0, 0, -1, 0)
 
 
@@ -219,7 +220,7 @@ class Reporter:
                         labels = {"stream": name, "id": str(line.id)}
                         self._lines[line] = self._row("line", labels, LINE_FIELDS)
                         self._delays[line] = Delays()
-                    of_line = line_figures(line, sums[line], self._delays[line], now)
+                    of_line = line_figures(stream, line, sums[line], self._delays[line], now)
                     _write(self._lines[line], of_line)
             self._flush_ledgers(group)
         for line in list(self._delays)[: 1 + len(self._delays) // ROUNDS]:
@@ -293,13 +294,15 @@ def ledger_figures(slot: Slot) -> tuple[int, ...]:
     return LEDGER_STATES.index(state), *figures
 
 
-def receipt(group: Group, stream: Stream) -> dict[str, Any]:
-    """One stream's figures as a JSON object, with every line that served at the end."""
+def receipt(group: Group, stream: Stream, now: float) -> dict[str, Any]:
+    """One stream's figures as a JSON object, with every line that served at the end. now: the
+    clock's monotonic seconds."""
     figures: dict[str, Any] = {"type": "stream", "name": stream.feed.name}
     figures |= stream_figures(group, stream)
     figures["ids"] = sorted({channel.ids.value for channel in stream.feed.channels})
     figures["ledger"] = [_ledger(group, slot) for slot in _own_slots(group, stream)]
-    figures["redundancy"] = [_dividend(line) for line in stream.lines]
+    figures["redundancy"] = [_of_line(stream, line, now) for line in stream.lines]
+    figures |= _delays(stream)
     return figures
 
 
@@ -312,18 +315,30 @@ def _ledger(group: Group, slot: Slot) -> dict[str, Any]:
     return ledger_labels(group, slot) | {"records": slot.published} | figures
 
 
-def _dividend(line: Line) -> dict[str, Any]:
-    """What this line contributed: its share of wins, how long the second copy took, what only it
-    brought.
-    """
-    port = line.port
-    delays = Delays.of(line)
-    return {
-        "line": line.id,
-        "wins": port.wins,
-        "share": share_ppm(line, port.duplicates) / 1e6,
-        "alone": port.alone,
-        "latency_us": dict(zip(("p50", "p99", "error"), _latency(line)[:3], strict=True)),
-        "lag_us": {"p50": delays.lag_p50, "p99": delays.lag_p99},
-        "wait_us": {"mean": delays.wait_mean, "p50": delays.wait_p50, "p99": delays.wait_p99},
-    }
+def _of_line(stream: Stream, line: Line, now: float) -> dict[str, Any]:
+    """What a line was and contributed: the figures of its row in the counters, nested by name."""
+    row = line_figures(stream, line, totals(line), Delays.of(line), now)
+    figures: dict[str, Any] = {"line": line.id}
+    for name, value in zip(LINE_FIELDS, row, strict=True):
+        outer, _, inner = name.partition(".")
+        if inner:
+            figures.setdefault(outer, {})[inner] = value
+        else:
+            figures[outer] = value
+    figures["share"] = figures.pop("share_ppm") / 1e6
+    figures["state"] = STATES[figures["state"]]
+    return figures
+
+
+def _delays(stream: Stream) -> dict[str, Any]:
+    """Lag and wait of all lines that ever served, in µs."""
+    found = {}
+    for name in ("lag", "wait"):
+        whole = Histogram()
+        whole.merge(getattr(stream, name))
+        for line in stream.counted:
+            whole.merge(getattr(line.port, name))
+        summary = whole.summary()
+        figures = {"mean": summary.mean, "p50": summary.p50, "p99": summary.p99}
+        found[f"{name}_us"] = {key: int(value // 1000) for key, value in figures.items()}
+    return found

@@ -51,7 +51,7 @@ class Slot:
     last: newest id taken in this generation, -1 before the first; where ids have no order, the
     newest venue time instead, also in every port's `own`. advance_ns: local time when `last` last
     rose. time_us: venue time of the newest trade or book, 0 before the first. top: figures of the
-    book published last. taps: told of every publication. sampled_us: local time of the record whose
+    book published last. taps: told of every publication. sampled: id of the update whose
     age was sampled last. too_late: trades that came after their ids had left the window.
 
     gaps: the ledger, None where ids prove nothing. window: of trades whose ids are not proved to be
@@ -90,7 +90,7 @@ class Slot:
         "recent",
         "resets",
         "retire",
-        "sampled_us",
+        "sampled",
         "slot",
         "suspected",
         "taps",
@@ -121,7 +121,7 @@ class Slot:
         self.generation = 0
         self.resets = 0
         self.too_late = 0
-        self.sampled_us = 0
+        self.sampled = -1
         self.time_us = 0
         self.top: tuple[float, ...] = ()
         self.taps: tuple[Tap, ...] = ()
@@ -196,13 +196,6 @@ class Slot:
         if self.time_us or self.kind in (Kind.TRADE, Kind.AGGTRADE) or not lane.next:
             return self.time_us
         return self._stored_us()
-
-    def newest_times(self) -> tuple[int, int]:
-        """Venue's and local time of the record written last, µs; 0 where there is none."""
-        if not self.lane.next:
-            return 0, 0
-        record = self.lane.newest().cast("Q")
-        return record[_TRADE_US] or record[_EVENT_US], record[-1]
 
     def retire_some(self) -> None:
         """Give up the copies of the oldest updates in `recent`, a batch of them."""

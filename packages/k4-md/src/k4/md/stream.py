@@ -24,10 +24,11 @@ from k4.core.log import get_logger
 from k4.core.retry import Budget
 from k4.core.rotation import slowest, tells
 from k4.core.transport import Closed, Dial, Transport
+from k4.core.venue_clock import Age, VenueClock
 from k4.md.arbiter import Arbiter
 from k4.md.feed import Ack, Broken, Channel, Control, Feed, Notice, Refused
 from k4.md.line import Line
-from k4.md.slots import WINNER, Slot
+from k4.md.slots import Slot
 
 MOST_REFUSALS = 2048  # remembered by topic: what a venue sends must not fill the memory
 MEASURE_EVERY = 15.0  # seconds between two measurements of a line's round trip
@@ -113,6 +114,7 @@ class Stream:
         self.lines: list[Line] = []
         self.closing: list[Line] = []  # still heard, or with updates that are not accounted for yet
         self.gone: dict[str, int] = {}  # totals of lines that are no more
+        self.ages = VenueClock()
         self.lag = Histogram()  # theirs
         self.wait = Histogram()
         self.counts = dict.fromkeys(
@@ -390,26 +392,27 @@ class Stream:
         self._rotate(now)
 
     def sample(self, now_ns: int) -> None:
-        """Take the age of the newest records as samples of the lines that brought them."""
-        now = self._clock.monotonic()
-        by_port = {line.port: line for line in self.lines}
-        for slot in self._states():
-            venue_us, local_us = slot.newest_times()
-            if local_us == slot.sampled_us or not venue_us:
+        """Take the age of the newest updates as samples of the lines that have brought them."""
+        now, ages = self._clock.monotonic(), self.ages
+        for s in self._states():
+            venue_us = s.newest_us()
+            if s.last == s.sampled or not venue_us:
                 continue
-            slot.sampled_us = local_us
-            entry = slot.recent.get(slot.last) if slot.recent is not None else None
-            line = by_port.get(entry[WINNER]) if entry is not None else None
-            if line is None and len(self.lines) == 1:
-                line = self.lines[0]
-            if line is not None:
-                line.clock.frame(venue_us, local_us, now_ns)
+            s.sampled = s.last
+            for line in self.lines:
+                if line.port.own[s.slot] == s.last:
+                    seen_us = line.port.seen[s.slot] // 1000
+                    line.differences.append(ages.frame(venue_us, seen_us, now_ns))
         for line in self.lines:
             if line.link.round_trip_ns >= 0:
-                line.clock.round_trip(line.link.round_trip_ns, now_ns)
+                ages.round_trip(line.link.round_trip_ns, now_ns)
             if now - line.measured >= MEASURE_EVERY and line.up:
                 line.measured = now
                 line.link.measure()
+
+    def age(self, line: Line) -> Age | None:
+        """How old a line's frames are on arrival; None before the first."""
+        return self.ages.age(line.differences)
 
     def _states(self) -> list[Slot]:
         slots = self.arbiter.slots
