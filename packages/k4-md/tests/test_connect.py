@@ -72,6 +72,7 @@ async def test_records_come_in_order_and_once(transport: str) -> None:
         assert trades == [7, 8]
         await until(lambda: feed.stats()[0]["duplicates"] == 3)
         assert feed.stats()[0]["published"] == 3
+    assert feed.stats()[0]["published"] == 3, "the receipt stays"
 
 
 async def test_a_slow_caller_gets_the_newest_quote_and_is_told_of_lost_trades() -> None:

@@ -267,7 +267,7 @@ class Process:
         self.process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_in_order_within_five_seconds(number: int) -> None:
     with Process("quiet.1", "quiet.2") as gateway:
         began = time.monotonic()

@@ -106,11 +106,14 @@ class Loop:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.collected: list[float] = []
+        self.whole: list[float] = []
         self.collector = QuietCollector(self.clock, self._collect)
         self.collector.start()
 
-    def _collect(self) -> None:
+    def _collect(self, generation: int) -> None:
         self.collected.append(self.clock.monotonic())
+        if generation == QuietCollector.WHOLE:
+            self.whole.append(self.clock.monotonic())
 
     def turn(self, late: float) -> None:
         """Let the collector's next timer fire that late."""
@@ -123,6 +126,8 @@ def test_garbage_is_collected_when_the_loop_is_quiet() -> None:
     loop = Loop()
     loop.clock.advance(QuietCollector.EVERY_SEC * 3)
     assert loop.collected == [2.0, 4.0, 6.0]
+    loop.clock.advance(20 * 60.0)
+    assert loop.whole == [600.0, 1200.0], "walking through all that lives takes its time"
 
 
 def test_a_busy_loop_is_spared_but_not_for_ever() -> None:

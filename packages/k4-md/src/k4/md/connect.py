@@ -84,6 +84,7 @@ class Connection:
         self._budget = budget
         self._rng = rng
         self._engine: Engine | None = None
+        self._receipt: list[dict[str, Any]] = []
         self._pending: deque[Quote | tuple[Key, Record]] = deque()
         self._newest: dict[Key, Record] = {}
         self._trades = 0
@@ -123,6 +124,7 @@ class Connection:
         if engine is not None:
             engine.stop()
             await drained(engine, self._clock)
+            self._receipt = engine.receipt()
             engine.close()
         self._wake()
 
@@ -146,8 +148,9 @@ class Connection:
         return head[1]
 
     def stats(self) -> list[dict[str, Any]]:
-        """One JSON-able object per stream: published, duplicates, gaps, rotations and so on."""
-        return self._engine.receipt() if self._engine is not None else []
+        """One JSON-able object per stream: published, duplicates, gaps, rotations and so on; after
+        the end what it was then."""
+        return self._engine.receipt() if self._engine is not None else self._receipt
 
     def _tap(self, group: Group, kind: Kind) -> Tap:
         unpack = layout.LAYOUTS[kind].unpack

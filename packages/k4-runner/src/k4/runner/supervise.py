@@ -177,6 +177,8 @@ class Supervisor:
             signal.SIGTERM: self.stop,
             signal.SIGUSR1: self.kill_trading,
         }
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under nohup
+            handlers[signal.SIGHUP] = self.stop
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,6 +121,8 @@ def _venues(options: argparse.Namespace) -> tuple[VenueSpec, ...]:
         if not (product and colon and symbol):
             raise ConfigError([Problem("--symbol", f"{text!r} is not PRODUCT:SYMBOL")])
         products[product] = (*products.get(product, ()), symbol)
+    if options.rate is not None and not 0 <= options.rate < math.inf:
+        raise ConfigError([Problem("--rate", f"{options.rate} is no number of events a second")])
     pace = Pace() if options.rate is None else Pace(rate=options.rate)
     return tuple(VenueSpec(name=name, products=products, pace=pace) for name in names)
 
