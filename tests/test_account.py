@@ -136,6 +136,21 @@ def test_a_gap_that_is_not_counted_or_is_invented_is_found(lost: int, gaps: int)
     assert judge(ledger, series, records([r for r in ALL if r != 5]), said).gap_errors == 1
 
 
+@pytest.mark.parametrize(("lost", "fits"), [(0, False), (1, True), (3, True), (4, False)])
+def test_a_book_lacks_what_nobody_was_sent_and_at_most_what_was_not_published(
+    lost: int, fits: bool
+) -> None:
+    """Row 5 was never sent; 2 and 3 were sent and left the best levels as they were, or came while
+    the book was broken."""
+    ledger, series = sample()
+    log = ledger.connections[0]
+    log.sent.remove(frame_key(series, 5))
+    log.confirmed = len(log.sent)
+    said = {"ids": "newest-consecutive", "resets": 1, "lost": lost, "gaps": 1}
+    verdict = judge(ledger, series, records([r for r in ALL if r not in (2, 3, 5)]), said)
+    assert verdict.gap_errors == int(not fits)
+
+
 @pytest.mark.parametrize("lost", [0, 1, 2, 3, 4])
 def test_placeholders_that_may_have_been_seen_fill_and_end_gaps(lost: int) -> None:
     """Rows 3 and 9 are placeholders that were sent and not confirmed; 7 and 8 were not sent."""

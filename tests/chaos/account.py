@@ -130,6 +130,8 @@ def judge(ledger: Ledger, series: Series, records: Table, said: Mapping[str, Any
         verdict.lost = _outdated(verdict, ledger, key, table, confirmed, published)
     if said["ids"] in ("consecutive", "suspected"):
         _gaps(verdict, table, published, confirmed, sent, said)
+    elif said["ids"] == "newest-consecutive":
+        _gaps_of_book(verdict, table, published, sent, said)
     return verdict
 
 
@@ -385,6 +387,24 @@ def _gaps(
     least = missing(table, seen | (empty & sent & inside))
     most = missing(table, seen | (empty & sent & ~inside))
     verdict.gap_ids = most[1]
+    _compare(verdict, least, most, said)
+
+
+def _gaps_of_book(
+    verdict: Verdict, table: Table, published: Bools, sent: Bools, said: Mapping[str, Any]
+) -> None:
+    """The ledger of gaps of a book that is kept by deltas: what was sent to nobody is missing, and
+    nothing is that was published. Between these lie updates that left the best levels as they
+    were, and those that came while the books of all lines were broken.
+    """
+    _compare(verdict, missing(table, published | sent), missing(table, published), said)
+    verdict.gap_ids = said["lost"]
+
+
+def _compare(
+    verdict: Verdict, least: tuple[int, int], most: tuple[int, int], said: Mapping[str, Any]
+) -> None:
+    """What was said of (runs, ids) that are missing against what they are at least and at most."""
     if not (least[1] <= said["lost"] <= most[1]) or (least == most and said["gaps"] != most[0]):
         verdict.gap_errors = 1
         verdict.notes.append(

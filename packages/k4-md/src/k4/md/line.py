@@ -36,12 +36,14 @@ class Line:
     """One line of a stream. `link` is set by the stream before it starts.
 
     message(payload, received_ns, opcode): what the transport calls. id: running number within the
-    stream. born: monotonic seconds. acked_ns: wall clock when it was last subscribed, 0 while it is not. life: seconds
-    after which it is to be renewed, 0 for never. differences: of its frames, see `venue_clock`.
+    stream. born: monotonic seconds. acked_ns: wall clock when it was last subscribed, 0 while it is
+    not. life: seconds after which it is to be renewed, 0 for never. differences: of its frames, see
+    `venue_clock`.
     ended: when its link had ended, monotonic seconds, infinity while it is being closed. measured:
     when a round trip was last asked for. judge_at: when its silence is looked at next, monotonic
     seconds both. marked: wins and bins of `lag` when its sample began. wanted: why a successor is
     to be tried again, from `retry_at` on (monotonic seconds), after so many had `failed`.
+    refused: topics that the venue refused to this connection.
     """
 
     message: Callable[[bytes, int, int], None]
@@ -64,6 +66,7 @@ class Line:
         "message",
         "port",
         "reconnects",
+        "refused",
         "retry_at",
         "wanted",
         "watch",
@@ -98,6 +101,7 @@ class Line:
         self.measured = float("-inf")
         self.judge_at = 0.0
         self.ended = 0.0
+        self.refused: set[str] = set()
         self.wanted = ""
         self.retry_at = 0.0
         self.failed = 0
@@ -217,6 +221,7 @@ class Line:
     def link_opened(self, link: Link, /) -> None:
         self._hear(self.feed.session().receive)
         self.port.history.clear()
+        self.refused.clear()
         if link.opened_count > 1:
             self.reconnects += 1
 

@@ -177,8 +177,10 @@ class Stream:
         return all(line.over for line in self.lines)
 
     def live(self, line: Line) -> bool:
-        """Whether a line is subscribed to anything and not known to be silent (promise P4)."""
-        granted = any(channel.topic not in self.refusals for channel in self.feed.channels)
+        """Whether a line is subscribed and not known to be silent (promise P4). None is where the
+        venue has refused every topic to all of them."""
+        topics = len(self.feed.channels)
+        granted = any(len(other.refused) < topics for other in self.lines)
         return line.up and granted and not self._silent(line)
 
     def _silent(self, line: Line) -> bool:
@@ -309,6 +311,8 @@ class Stream:
                         line.link.send(request)
             return
         what = event.topic or event.request
+        if event.topic:
+            line.refused.add(event.topic)
         if self.refusals.get(what) != event.text and len(self.refusals) < MOST_REFUSALS:
             self.refusals[what] = event.text
             self.log.error("refused", topic=what, code=event.code, text=event.text)
