@@ -52,3 +52,10 @@ def test_what_passes_or_is_not_proved_is_none() -> None:
     assert stalls(stalled(until=7), RULES) == []
     assert stalls(stalled(reset=True), RULES) == []
     assert summary([]) == {"count": 0}
+
+
+def test_a_half_open_connection_is_not_charged_with_the_wait_for_its_last_answer() -> None:
+    ledger = stalled()
+    ledger.connections[0].ended = "half open"
+    (stall,) = stalls(ledger, RULES)
+    assert stall.seconds == 3.0

@@ -13,12 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from k4.md.stream import HEARD
 from k4.runner.sim.ledger import ConnectionLog, Frames, Ledger
+
+HALF_OPEN = "half open"
 
 
 class Stall(NamedTuple):
     """A connection that was stalled for good. proved_ns: when a sibling was first ahead of it.
-    seconds: from then until it was closed, of the venue's time."""
+    seconds: from then until K4 closed it, of the venue's time. A half-open one never answers to
+    that, and lasts until K4 waits no longer for the answer."""
 
     connection: int
     proved_ns: int
@@ -47,8 +51,10 @@ def stalls(ledger: Ledger, rules: tuple[dict[str, Any], ...]) -> list[Stall]:
             if other is not log and _are_siblings(log, other) and other.closed_ns > since_ns
         ]
         proved_ns = min((ns for ns in proved if ns), default=0)
-        if 0 < proved_ns < log.closed_ns:
-            found.append(Stall(connection, proved_ns, (log.closed_ns - proved_ns) / 1e9))
+        unanswered_ns = int(HEARD * 1e9) if log.ended == HALF_OPEN else 0
+        if 0 < proved_ns < log.closed_ns - unanswered_ns:
+            lived_ns = log.closed_ns - unanswered_ns - proved_ns
+            found.append(Stall(connection, proved_ns, lived_ns / 1e9))
     return found
 
 
