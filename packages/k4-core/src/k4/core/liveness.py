@@ -79,6 +79,14 @@ class Watch:
             self._marks[i] = -1
             self._owed[i] = 0
 
+    def excuse(self, gap_ns: int, now_ns: int) -> None:
+        """For `gap_ns` nobody could hear anything, or the clock was set by that much (back where it
+        is negative): that time proves no silence."""
+        for times in (self._since, self._missed, self._owed):
+            for i, at in enumerate(times):
+                if at:
+                    times[i] = min(at + gap_ns, now_ns)
+
     def adopt(self, other: Watch) -> None:
         """Go on with the patience that a predecessor gained where nothing is proved."""
         self._patience = other._patience
@@ -103,7 +111,7 @@ class Watch:
             total = 0
             for witness in duty.witnesses:
                 total += progress[witness]
-            if seen[i] > self._seen[i] or self._marks[i] < 0:
+            if seen[i] != self._seen[i] or self._marks[i] < 0:
                 if seen[i] > self._since[i]:
                     self._since[i] = seen[i]
                     self._asked[i] = False
@@ -121,7 +129,8 @@ class Watch:
         self, i: int, duty: Duty, now_ns: int, advanced_ns: int, total: int, may_ask: bool
     ) -> Silence | None:
         since = self._since[i]
-        ahead = advanced_ns > since or (
+        # What seems to be of the future came before the clock was set back.
+        ahead = since < advanced_ns <= now_ns or (
             bool(duty.witnesses) and total - self._marks[i] >= WITNESS_TRADES
         )
         if ahead:

@@ -169,16 +169,17 @@ class Gaps:
             return Verdict.TOO_LATE if gone else Verdict.SEEN
         run = missing[at]
         low = max(low, run.low)
+        before = low < self.first
         parts = []
         if run.low < low:
             parts.append(Run(run.low, low - 1, run.since_ns, run.counted))
         if high < run.high:
             # Above an id that was taken, what is missing is a gap also before the first message.
-            parts.append(Run(high + 1, run.high, run.since_ns, counted=True))
+            parts.append(Run(high + 1, run.high, run.since_ns, run.counted or before))
         if run.counted:
             self.lost -= high - low + 1
             self.healed += high - low + 1
-        else:
+        elif before:
             self.first = low
             self.lost += run.high - high
         missing[at : at + 1] = parts

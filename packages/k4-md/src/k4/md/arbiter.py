@@ -30,9 +30,10 @@ NEVER = 1 << 62  # ns
 
 
 class Departed(NamedTuple):
-    """A line that served from one time to another, ns."""
+    """A line that served from one time to another, ns; `bit` was its mark then."""
 
     port: Port
+    bit: int
     since_ns: int
     until_ns: int
 
@@ -105,10 +106,7 @@ class Arbiter:
         """A new line's way in. An heir goes on with the ids that its predecessor brought; the first
         ports of all go on with those that an attached store holds. carries: the slots of its feed,
         None for all."""
-        if not self._bits:
-            self._bits.append(1 << self._made)
-            self._made += 1
-        port = Port(self, name, self._bits.popleft(), on_control, peer, carries)
+        port = Port(self, name, self._bit(), on_control, peer, carries)
         if heir_of is not None:
             port.own = list(heir_of.own)
             port.generation = list(heir_of.generation)
@@ -117,15 +115,30 @@ class Arbiter:
             for slot in self.live_slots():
                 if not slot.published_here:
                     port.own[slot.slot] = slot.last
+                    if slot.before:
+                        port.history[slot.slot] = slot.before
         self.ports.append(port)
         return port
+
+    def _bit(self) -> int:
+        if not self._bits:
+            self._bits.append(1 << self._made)
+            self._made += 1
+        return self._bits.popleft()
+
+    def reconnected(self, port: Port) -> None:
+        """What the line has brought before it may bring again, from a node that is behind: these
+        are copies, and no ids that have dropped."""
+        if port in self.ports:
+            self._resting.append((self.ticked_ns, port.bit))
+            port.bit = self._bit()
 
     def depart(self, port: Port) -> None:
         """The line stops serving. What it has missed by now is counted when these updates are
         retired, except of the last two seconds: copies of those may have been on their way."""
         if port.serving_ns:
             until = max(other.latest_ns for other in (*self.ports, port)) - self.reset_ns
-            self._departed.append(Departed(port, port.serving_ns, until))
+            self._departed.append(Departed(port, port.bit, port.serving_ns, until))
             port.serving_ns = 0
 
     def close(self, port: Port) -> None:
@@ -175,6 +188,8 @@ class Arbiter:
 
     def tick(self, now_ns: int) -> None:
         """What time alone decides: resets by silence, copies that will not come any more."""
+        if now_ns < self.ticked_ns:
+            self._set_back(now_ns)
         latest = max((port.now for port in self.ports), default=0)
         if max(latest - self._heard_ns, now_ns - latest) > self.reset_ns // 2:
             self.whole_ns = now_ns
@@ -195,6 +210,27 @@ class Arbiter:
         if self._resting or self._departed:
             self._forget_departed(forgotten_ns)
 
+    def _set_back(self, now_ns: int) -> None:
+        """The wall clock was: times that would lie ahead are taken back as far, so that a silence
+        goes on from where it was."""
+        by_ns = self.ticked_ns - now_ns
+
+        def earlier(at_ns: int) -> int:
+            return at_ns - by_ns if at_ns > now_ns else at_ns
+
+        self.whole_ns, self._heard_ns = earlier(self.whole_ns), earlier(self._heard_ns)
+        for slot in self.live_slots():
+            slot.advance_ns = earlier(slot.advance_ns)
+            slot.proved_ns = 0
+        self._departed = [
+            one._replace(since_ns=earlier(one.since_ns), until_ns=earlier(one.until_ns))
+            for one in self._departed
+        ]
+        ports = (*self.ports, *self.leaving)
+        for fallen in {id(f): f for port in ports for f in port.fallen.values()}.values():
+            fallen.fell_ns = earlier(fallen.fell_ns)
+            fallen.rose_ns = earlier(fallen.rose_ns[0]), earlier(fallen.rose_ns[1])
+
     def _let_go(self) -> None:
         """Forget closed lines that have ended and whose last messages were no reset's: the old ids
         went on."""
@@ -211,21 +247,25 @@ class Arbiter:
         if not entries:
             return
         slot = entries[0][SLOT]
-        served = [Departed(port, port.serving_ns, NEVER) for port in self.ports if port.serving_ns]
-        served = [one for one in (*served, *self._departed) if slot in one.port.carries]
+        serving = (
+            Departed(port, port.bit, port.serving_ns, NEVER)
+            for port in self.ports
+            if port.serving_ns
+        )
+        served = [one for one in (*serving, *self._departed) if slot in one.port.carries]
         everyone = 0
         for one in served:
-            everyone |= one.port.bit
+            everyone |= one.bit
         for entry in entries:
             _, _, first_ns, _, mask, _, _, winner = entry
             if mask & everyone == everyone:
                 continue
             others = 0
-            for port, since_ns, until_ns in served:
-                if since_ns < first_ns < until_ns and not mask & port.bit:
+            for port, bit, since_ns, until_ns in served:
+                if since_ns < first_ns < until_ns and not mask & bit:
                     port.missed += 1
                     others += 1
-            if others and mask == winner.bit:
+            if others and not mask & (mask - 1):  # one bit: nobody but the winner
                 winner.alone += 1
 
     def _forget_departed(self, before_ns: int) -> None:

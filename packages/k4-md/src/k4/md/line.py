@@ -219,11 +219,13 @@ class Line:
     # The link's owner
 
     def link_opened(self, link: Link, /) -> None:
-        self._hear(self.feed.session().receive)
-        self.port.history.clear()
-        self.refused.clear()
         if link.opened_count > 1:
             self.reconnects += 1
+            self._arbiter.reconnected(self.port)
+            self.port.history.clear()
+        self.port.seen[:] = [0] * len(self.port.seen)  # what is owed is owed anew
+        self.refused.clear()
+        self._hear(self.feed.session().receive)
 
     def link_up(self, link: Link, /) -> None:
         self._owner.line_up(self)

@@ -56,7 +56,9 @@ def newer(port: Port, s: Slot, id: int, us: int, values: tuple[Any, ...]) -> boo
         _open(port.arbiter, s, us, id)
         _let_copies_be_known(port, s)
         return True
-    if s.gaps is not None:  # of this generation; a reset's id would look like a very late one
+    # Of this generation, where it is not newer, nor before the first: a reset's id would look like
+    # a very late one.
+    if s.gaps is not None and us <= s.newest_us() and id > s.gaps.first:
         s.gaps.offer(id, port.now)
     _copy(port, s, id)
     return False
@@ -100,6 +102,8 @@ def fresh(
         if verdict is Verdict.TOO_LATE and fallen is None:
             s.too_late += 1
         _copy(port, s, id)
+        if fallen is not None:  # that its own ids dropped has to be noted of every line
+            port.entry = None
         port.own[slot] = us if s.unordered else id
     elif verdict is Verdict.NEW and fallen is None:
         _let_copies_be_known(port, s)
@@ -124,8 +128,11 @@ def skipped(port: Port, s: Slot, id: int) -> None:
     if gaps is None:
         return
     silence = s.channel.reset is Reset.SILENCE
-    fallen = _fall(port, s, port.own[s.slot], id, 0) if silence else None
-    port.own[s.slot] = id
+    # Where trades tell the time, an id without one among the ledger's begins no fall.
+    known = gaps.first <= id <= gaps.top and s.slot not in port.fallen
+    fallen = _fall(port, s, port.own[s.slot], id, 0) if silence and not known else None
+    if fallen is not None or id > port.own[s.slot]:
+        port.own[s.slot] = id
     before = gaps.figures() if fallen is not None else (0, 0, 0)
     if gaps.offer(id, port.now) is Verdict.NEW:
         s.last = id
@@ -161,7 +168,8 @@ def admits(port: Port, s: Slot, id: int, us: int) -> bool:
         port.generation[slot] = s.generation
         # That its ids dropped is no proof of yet another reset, unless this one is newer than all,
         # or, without a time, further below than lines lag.
-        again = us // 1000 > s.newest_us() // 1000 if us else s.last - id > WINDOW_IDS
+        newest = s.newest_us() // 1000  # 0 where the newest record came in an encoding without time
+        again = us // 1000 > newest if us and newest else s.last - id > WINDOW_IDS
         port.own[slot] = s.last if again else -1
     return belongs
 
@@ -390,8 +398,11 @@ def _is_old(s: Slot, id: int, us: int) -> bool:
     """Whether a message is a late one of this generation: not newer than the newest, and of ids
     that the generation has. Compared by ms: JSON has no more, and SBE gives the same trade in µs.
     """
-    if not us or us // 1000 > s.newest_us() // 1000:
+    newest = s.newest_us() // 1000
+    if not us or us // 1000 > newest:
         return False
+    if s.kind not in TRADES and us // 1000 < newest:
+        return True  # of quotes and books nothing has to be kept until it is known what it is
     if s.gaps is not None:
         return s.gaps.first <= id <= s.gaps.top
     return s.recent is not None and id in s.recent

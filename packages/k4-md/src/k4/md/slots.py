@@ -14,6 +14,7 @@ import numpy as np
 
 from k4.core import layout
 from k4.core.enums import Kind
+from k4.core.records import Depth5
 from k4.core.ring import Lane
 from k4.core.window import WINDOW_IDS, Gaps, RecentIds, Verdict
 from k4.md.feed import Channel, Ids
@@ -26,6 +27,7 @@ RECENT = 16_384
 """Published updates of a slot whose further copies are still awaited: more than one read of a
 socket brings, so that after a pause, when all lines have much to read, copies are still known."""
 BATCH = 64
+LAST_US = 60_000_000  # of an attached store: so far back a line may lag
 
 Tap = Callable[[int, memoryview], None]
 """Called with (slot, the record's bytes) after every publication; the bytes are valid only then."""
@@ -66,12 +68,14 @@ class Slot:
     opened_with: the first id. previous, former_us: the last id of the former generation, and its
     newest time. doubted: by key, trades of which it is not known yet whether they are of this
     generation, and who brought them. proved_ns: local time when silence had proved a reset, as far
-    as what was read by then tells; 0 while it has not.
+    as what was read by then tells; 0 while it has not. before: ids of the trades that an attached
+    store holds of its last minute, where the window cannot know them.
     """
 
     __slots__ = (
         "_found",
         "advance_ns",
+        "before",
         "channel",
         "doubted",
         "floor_us",
@@ -127,6 +131,7 @@ class Slot:
         self.taps: tuple[Tap, ...] = ()
         self.recent: dict[int, Entry] | None = {} if shared else None
         self.doubted: dict[Hashable, tuple[Port, Held]] = {}
+        self.before: set[int] = set()
         self.retire: Callable[[Sequence[Entry]], None] | None = None
         ids = channel.ids
         self.suspected = ids is Ids.SUSPECTED
@@ -150,12 +155,15 @@ class Slot:
         if self.kind not in (Kind.TRADE, Kind.AGGTRADE):
             record = layout.LAYOUTS[self.kind].unpack(lane.newest())
             self.last = record.update_id  # type: ignore[union-attr]
+            if isinstance(record, Depth5):
+                self.top = _top(record)
             if self.gaps is not None:
                 self.gaps.go_on([self.last])
             return
-        if self.unordered:
-            return  # keys of the window are the venue's texts; the store has only their hashes
         ids = self._stored_ids(min(held, WINDOW_IDS))
+        if self.unordered:  # keys of the window are the venue's texts; these are only their hashes
+            self.before = set(ids)
+            return
         self.last = ids[-1] if lane.generation and self.gaps is None else max(ids)
         self.time_us = self._stored_us()
         if self.window is not None:
@@ -164,12 +172,20 @@ class Slot:
             self.gaps.go_on(sorted(ids))
 
     def _stored_ids(self, count: int) -> list[int]:
-        """The ids of the newest records, oldest first; after a reset only those near the newest."""
+        """The ids of the newest records, oldest first; after a reset only those of the newest
+        generation, as far as times tell, and where ids are consecutive only those near the newest.
+        """
         lane, of_kind = self.lane, layout.LAYOUTS[self.kind]
         records = np.ndarray((lane.size,), of_kind.dtype, lane.buffer, lane.base)
         name = "trade_id" if self.kind is Kind.TRADE else "agg_trade_id"
         at = np.arange(lane.next - count, lane.next) % lane.size
         ids: list[int] = records[name][at].tolist()
+        if self.unordered:
+            heard = records["local_time_us"][at]
+            return ids[int((heard + LAST_US < heard[-1]).sum()) :]
+        if lane.generation:
+            traded, told = records["trade_timestamp_us"][at], records["event_timestamp_us"][at]
+            ids = ids[_beginning(ids, np.where(traded, traded, told).tolist()) :]
         if lane.generation and self.gaps is not None:
             ids = [id for id in ids if abs(id - ids[-1]) <= WINDOW_IDS]
         return ids
@@ -247,3 +263,30 @@ class Slot:
             self.gaps.reset()
         if self.window is not None:
             self.window.reset()
+
+
+def _beginning(ids: Sequence[int], times: Sequence[int]) -> int:
+    """Where the newest generation of stored trades begins: an id dropped, and its time is newer
+    than all before. A late trade has a small id, too, but an old time."""
+    begins, top, newest = 0, -1, 0
+    for at, (id, us) in enumerate(zip(ids, times, strict=True)):
+        if id < top and us > newest:
+            begins, top, newest = at, id, us
+        else:
+            top, newest = max(top, id), max(newest, us)
+    return begins
+
+
+def _top(book: Depth5) -> tuple[float, ...]:
+    """The figures of a stored book, as `top` has them."""
+    return (
+        book.bid_level,
+        book.ask_level,
+        book.last_price,
+        *book.bid_prices,
+        *book.bid_vols,
+        *book.ask_prices,
+        *book.ask_vols,
+        *book.bid_order_counts,
+        *book.ask_order_counts,
+    )

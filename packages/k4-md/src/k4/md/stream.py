@@ -37,6 +37,7 @@ HEARD = 10.0  # seconds that a closed line is heard at most: a venue that stands
 REFUSED = (400, 401, 403, 404)  # handshake answers that time does not mend
 MOST_DOUBLINGS = 30  # of a wait, which has a limit long before that
 ASK_GAP = 0.2  # of the stall timeout: between two lines that subscribe quiet channels again
+HELD_UP_NS = 1_000_000_000  # a tick that is so late: this process did not run, or the clock was set
 URGENT = ("stall", "notice")  # what does not wait until other replacements are done
 
 
@@ -153,6 +154,7 @@ class Stream:
         self._duties = duties(feed.channels)
         self._stopped = False
         self._up_at_end = 0
+        self._ticked_ns = 0
 
     # Life
 
@@ -376,6 +378,11 @@ class Stream:
         """Judge all lines; called a few times a second."""
         if self._stopped:
             return
+        gap_ns, self._ticked_ns = now_ns - (self._ticked_ns or now_ns), now_ns
+        if not 0 <= gap_ns <= HELD_UP_NS:
+            for line in self.all_lines:
+                line.watch.excuse(gap_ns, now_ns)
+                line.judge_at = max(line.judge_at, self._clock.monotonic() + OVERLAP)
         for succession in list(self.successions):
             self._succeed(succession)
         if self.handovers:
@@ -404,8 +411,8 @@ class Stream:
                 continue
             s.sampled = s.last
             for line in self.lines:
-                if line.port.own[s.slot] == s.last:
-                    seen_us = line.port.seen[s.slot] // 1000
+                seen_us = line.port.seen[s.slot] // 1000
+                if seen_us and line.port.own[s.slot] == s.last:
                     line.differences.append(ages.frame(venue_us, seen_us, now_ns))
         for line in self.lines:
             if line.link.round_trip_ns >= 0:
@@ -451,7 +458,8 @@ class Stream:
             if generation != s.generation:
                 id = min(old.own[s.slot], s.last)
                 target[s.slot] = s.generation, id
-            reached = reached and id <= new.own[s.slot] <= s.last
+            # An heir begins with its predecessor's ids: it must have brought one itself.
+            reached = reached and new.seen[s.slot] > 0 and id <= new.own[s.slot] <= s.last
         return reached
 
     def _overlapped(self, succession: Succession) -> bool:
