@@ -249,3 +249,21 @@ def test_a_trade_that_all_lines_got_behind_a_snapshot_that_had_it_is_history() -
     assert verdict(between, between).violations == 0
     assert verdict(between, BEGAN_US).lost == 1
     assert verdict(between + 1_000).lost == 1
+
+
+@pytest.mark.parametrize(("came", "lost"), [(1, 0), (2, 2)])
+def test_a_trade_of_a_reset_that_nothing_proves_is_not_owed(came: int, lost: int) -> None:
+    """On Binance two ids prove a reset; all lines stalled after the first one."""
+    ledger = Ledger()
+    key = KEY._replace(venue="binance")
+    series = ledger.series(key, 2, 0)
+    for row, id in enumerate((*OLD, *NEW)):
+        us = trade_us(row)
+        series.add(int(row >= len(OLD)), id, us, us, id, 100 + row, 7, 0, 0)
+    log = ledger.connection("binance", "spot", "/")
+    for row in range(len(OLD) + came):
+        log.sent.append(frame_key(series, row))
+        log.marks.extend((len(log.sent), (trade_us(row) + 1_000) * 1_000))
+    log.confirmed = len(log.sent)
+    said = {"ids": "unknown", "resets": 0, "lost": 0, "gaps": 0}
+    assert judge(ledger, series, records([*range(len(OLD))]), said).lost == lost

@@ -5,7 +5,8 @@ connection certainly brought it: it later answered a ping sent after the frame, 
 order. It was `sent` when some connection was given it. What is published must lie between the two.
 
     lost        trades: confirmed and not published, unless all copies came when a reset had made
-                them stale, or after a snapshot that had them as history. Quotes and books:
+                them stale, or after a snapshot that had them as history, or nothing else was ever
+                sent of a reset of Binance, which two ids prove. Quotes and books:
                 generations whose newest published one is older than the newest confirmed
     duplicates  ids published twice in a generation
     backward    quotes and books that do not rise within a generation, and any record of a
@@ -122,6 +123,8 @@ def judge(ledger: Ledger, series: Series, records: Table, said: Mapping[str, Any
         if lost and key.venue != "binance":
             openings = openings_of(table, records, rows)
             lost = [row for row in lost if not stale(ledger, key, row, table[row], openings)]
+        if lost and key.venue == "binance":
+            lost = [row for row in lost if not is_unproved(table, sent, row)]
         if lost and key.venue == "bitget":
             lost = [row for row in lost if not is_history(ledger, key, row, table[row])]
         verdict.lost = len(lost)
@@ -133,6 +136,13 @@ def judge(ledger: Ledger, series: Series, records: Table, said: Mapping[str, Any
     elif said["ids"] == "newest-consecutive":
         _gaps_of_book(verdict, table, published, sent, said)
     return verdict
+
+
+def is_unproved(table: Table, sent: Bools, row: int) -> bool:
+    """Whether a trade is of a generation that cannot be proved: silence proves one only with two of
+    its ids, and if all lines stalled after the first, the market may end before the second."""
+    generation = table["generation"] == table[row]["generation"]
+    return bool(table[row]["generation"]) and int((generation & sent).sum()) < 2
 
 
 def rows_of(
