@@ -158,7 +158,7 @@ def test_the_live_view_shows_prices_rates_and_lines(store: ShmMdStore) -> None:
 
 def shown(sample: Sample) -> list[list[str]]:
     """The words of every row of the live view."""
-    console = Console(file=io.StringIO(), width=100)
+    console = Console(file=io.StringIO(), width=80)
     console.print(view(sample, sample))
     assert isinstance(console.file, io.StringIO)
     return [row.split() for row in console.file.getvalue().splitlines()]
@@ -176,6 +176,16 @@ def test_the_live_view_shows_what_redundancy_bought(store: ShmMdStore) -> None:
     text = shown(Sample(at=0.0, instruments=(), rows=rows))
     assert ["s", "0", "25.3", "%", "12", "410", "90", "2,300", "900", "4,000", "350"] in text
     assert ["s", "1", "25.3", "%", "12", "410", "90", "2,300", "?", "?", "?"] in text
+
+
+def test_a_line_of_a_long_name_and_large_figures_fits_into_80_columns() -> None:
+    figures = {"state": 4, "messages": 2_345_678, "wins": 1_345_678, "missed": 234}
+    figures |= {"reconnects": 12, "age_s": 6_399, "lag_us.p50": 1_234, "lag_us.p99": 5_678}
+    row = CounterRow("line", {"stream": "binance.ubase.public", "id": "12"}, figures)
+    text = shown(Sample(at=0.0, instruments=(), rows=(row,)))
+    numbers = ["2,345,678", "1,345,678", "234", "12", "6,399", "1,234", "5,678"]
+    rows = [words for words in text if words[:1] == ["binance.ubase.public"]]
+    assert rows == [["binance.ubase.public", "12", "up", *numbers]]
 
 
 def test_the_live_view_shows_changes_where_there_were_any() -> None:

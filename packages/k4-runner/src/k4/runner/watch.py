@@ -47,9 +47,11 @@ TABLES = {
 HEADS = {
     "duplicates": "dup",
     "messages": "msgs",
-    "reconnects": "reconn",
+    "missed": "miss",
+    "reconnects": "rec",
     "lines_up": "up",
-    "lag_us.p50": "lag p50 µs",
+    "age_s": "age",
+    "lag_us.p50": "lag µs",
     "lag_us.p99": "p99",
     "rotations": "replaced",
     "overlap_ms": "overlap ms",
@@ -58,7 +60,7 @@ HEADS = {
     "wait_us.mean": "wait µs",
     "wait_us.p50": "p50",
     "wait_us.p99": "p99",
-    "latency_us.p50": "age p50 µs",
+    "latency_us.p50": "old µs",
     "latency_us.p99": "p99",
     "latency_us.error": "±",
 }
@@ -252,7 +254,7 @@ def view(before: Sample, after: Sample, prefix: str = "") -> RenderableType:
 
 def _table(words: Iterable[str], figures: Iterable[str]) -> Table:
     """Compact, for terminals of 80 columns."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold cyan")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold cyan")
     for name in words:
         table.add_column(name, no_wrap=True)
     for name in figures:
@@ -301,7 +303,8 @@ def _counters(rows: Iterable[CounterRow]) -> Iterator[Table]:
             columns = names.split()
             table = _table((title, *others), (HEADS.get(name, name) for name in columns))
             for row in alike:
-                if title != CHANGES or any(row.values.get(name) for name in columns):
+                told = [row.values[name] for name in columns if name in row.values]
+                if any(told) if title == CHANGES else told:
                     cells = (_cell(row, name) for name in columns)
                     table.add_row(*row.labels.values(), *cells)
             if table.row_count:
