@@ -34,6 +34,7 @@ from k4.md.slots import Slot
 TICK = 0.25
 
 UDP_FIELDS = ("received", "accepted", "duplicate", "reordered", "stale", "lost")
+NUMBERS = ("channel", "session")  # labels that are
 SOURCE_FIELDS = ("malformed", "unauthorised")
 STREAM_FIELDS = (
     "published",
@@ -178,7 +179,11 @@ class UdpModule:
         datagrams.
         """
         return [
-            {"type": type, **labels, **dict(zip(fields, values, strict=True))}
+            {
+                "type": type,
+                **{name: int(text) if name in NUMBERS else text for name, text in labels.items()},
+                **dict(zip(fields, values, strict=True)),
+            }
             for type, labels, fields, values in self._figures()
         ]
 
