@@ -12,8 +12,8 @@ from engine_case import SYMBOLS, Case
 from k4.core.enums import Kind
 from k4.core.testing import MemoryPeer
 from k4.core.transport import Dial
+from k4.md.dials import spread
 from k4.md.feed import Feed
-from k4.md.stream import spread
 
 
 def test_the_slow_line_is_rotated_out_without_a_hole(make: Callable[..., Case]) -> None:
@@ -316,7 +316,7 @@ def test_a_receipt_says_what_a_replacement_cost(make: Callable[..., Case], skips
     assert 1_000 <= figures["overlap_ms"] <= 1_600
     assert (figures["rotation_lost"], figures["rotation_suspected"]) == (skips, 0)
     assert figures["lost"] == 2 + skips
-    assert not case.stream.handovers
+    assert not case.stream.handovers.pending
 
 
 def test_the_receipts_of_the_last_replacements_are_written_at_the_end(

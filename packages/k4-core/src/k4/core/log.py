@@ -228,7 +228,11 @@ def configure(
     return _current
 
 
-def get_logger(name: str) -> FilteringBoundLogger:
+Logger = FilteringBoundLogger
+"""What `get_logger` gives."""
+
+
+def get_logger(name: str) -> Logger:
     """A structlog logger; `name` appears as `logger`. Bind more with `.bind(stream=...)`."""
     logger = structlog.wrap_logger(
         _router,

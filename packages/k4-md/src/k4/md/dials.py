@@ -69,6 +69,26 @@ class Dials:
         )
 
 
+def spread(dials: Sequence[Dial], taken: Sequence[Dial], left: Dial | None = None) -> list[Dial]:
+    """The dials in the order in which a new line is to try them: first the one on which the fewest
+    lines stand, and rather not that of the line that it replaces. Hosts whose addresses are known
+    are dialed by name only after all of these.
+    """
+    pinned = {dial.url for dial in dials if dial.address}
+    places = [dial for dial in dials if dial.address or dial.url not in pinned]
+    used = [
+        (sum(is_at(dial, other) for other in taken), left is not None and is_at(dial, left))
+        for dial in places
+    ]
+    first = used.index(min(used))
+    by_name = [dial for dial in dials if not dial.address and dial.url in pinned]
+    return [*places[first:], *places[:first], *by_name]
+
+
+def is_at(dial: Dial, other: Dial) -> bool:
+    return (dial.url, dial.address) == (other.url, other.address)
+
+
 def revealed(headers: Mapping[str, str | Secret]) -> dict[str, str]:
     """Header values as they go onto the wire."""
     return {

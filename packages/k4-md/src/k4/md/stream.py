@@ -20,13 +20,15 @@ from k4.core.latency import Histogram
 from k4.core.limits import Keepalive
 from k4.core.link import Link, host_of
 from k4.core.liveness import Duty, Silence, Watch
-from k4.core.log import get_logger
+from k4.core.log import Logger, get_logger
 from k4.core.retry import Budget
 from k4.core.rotation import slowest, tells
 from k4.core.transport import Closed, Dial, Transport
 from k4.core.venue_clock import Age, VenueClock
 from k4.md.arbiter import Arbiter
+from k4.md.dials import spread
 from k4.md.feed import Ack, Broken, Channel, Control, Feed, Notice, Refused
+from k4.md.handover import Handover, Handovers
 from k4.md.line import Line
 from k4.md.slots import Slot
 
@@ -58,19 +60,6 @@ class Settings:
         self.ping_interval = ping_interval
 
 
-class Handover:
-    """A replacement that is done, until its receipt is written: when the old line's connection has
-    ended, and copies that were on their way have come. ended_ns: when that was first seen.
-    """
-
-    def __init__(self, old: Line, new: Line, overlap_ms: int) -> None:
-        self.old = old
-        self.new = new
-        self.overlap_ms = overlap_ms
-        self.since_ns = new.acked_ns
-        self.ended_ns = 0
-
-
 class Succession:
     """A replacement under way. target: by slot, the generation and the id that the successor has to
     reach, None while both lines have not served long enough. noticed: the venue has announced that
@@ -86,7 +75,7 @@ class Succession:
         self.noticed = False
 
 
-def _logger(feed: Feed) -> Any:
+def _logger(feed: Feed) -> Logger:
     return get_logger("k4.md.stream").bind(stream=feed.name)
 
 
@@ -137,9 +126,8 @@ class Stream:
         )
         self.refusals: dict[str, str] = {}  # topic to the venue's words
         self.successions: list[Succession] = []
-        self.handovers: list[Handover] = []
+        self.handovers = Handovers(self._states, self.counts, int(feed.limits.reset_wait * 1e9))
         self._ask_at = 0.0  # when the next line may subscribe quiet channels again
-        self._told_ns = 0  # up to when receipts have counted what was lost
         self.log = _logger(feed)
         self._dials = dials
         self._settings = settings
@@ -170,7 +158,7 @@ class Stream:
         self._stopped = True
         for succession in list(self.successions):
             self._give_up(succession)
-        self._receipts(self.handovers)
+        self.handovers.end(self._clock.time_ns(), self.log)
         for line in self.lines:
             line.link.stop()
 
@@ -330,7 +318,7 @@ class Stream:
             to=fallback.name,
         )
         self.counts["fallbacks"] += 1
-        self._receipts(self.handovers)
+        self.handovers.end(self._clock.time_ns(), self.log)
         for line in self.all_lines:
             self._close(line)
         self.successions.clear()
@@ -385,8 +373,8 @@ class Stream:
                 line.judge_at = max(line.judge_at, self._clock.monotonic() + OVERLAP)
         for succession in list(self.successions):
             self._succeed(succession)
-        if self.handovers:
-            self._settle(now_ns)
+        if self.handovers.pending:
+            self.handovers.settle(now_ns, self.log)
         now = self._clock.monotonic()
         if self.closing:
             self._let_go(now)
@@ -486,7 +474,7 @@ class Stream:
         old, new = succession.old, succession.new
         overlap_ms = (self._clock.time_ns() - new.acked_ns) // 1_000_000
         self.lines[self.lines.index(old)] = new
-        self.handovers.append(Handover(old, new, overlap_ms))
+        self.handovers.pending.append(Handover(old, new, overlap_ms))
         self._close(old)
         self.counts["rotations"] += 1
         self.log.info(
@@ -499,44 +487,6 @@ class Stream:
         )
         if succession.noticed:
             self.replace(new, "notice")
-
-    def _settle(self, now_ns: int) -> None:
-        """Write the receipts of replacements of which nothing is on its way any more."""
-        patience_ns, due = int(self.feed.limits.reset_wait * 1e9), []
-        for handover in self.handovers:
-            if not handover.ended_ns:
-                handover.ended_ns = now_ns if handover.old.over else 0
-            elif now_ns - handover.ended_ns >= patience_ns:
-                due.append(handover)
-        self._receipts(due)
-
-    def _receipts(self, due: Sequence[Handover]) -> None:
-        """What replacements cost: ids that no line brought since the successors' acks. A hole that
-        the change made is among them, and so is what the venue's lines lost together meanwhile. The
-        counters have each once, however many replacements it fell into.
-        """
-        for handover in list(due):
-            self.handovers.remove(handover)
-            counted = self._missing_since(max(handover.since_ns, self._told_ns))
-            self._told_ns = self._clock.time_ns()
-            self.counts["overlap_ms"] += handover.overlap_ms
-            for name, ids in counted.items():
-                self.counts[f"rotation_{name}"] += ids
-            self.log.info(
-                "replacement receipt",
-                line=handover.old.id,
-                by=handover.new.id,
-                overlap_ms=handover.overlap_ms,
-                **self._missing_since(handover.since_ns),
-            )
-
-    def _missing_since(self, since_ns: int) -> dict[str, int]:
-        """Ids that are missing on all lines since then: lost by proof, and suspected."""
-        missing = {"lost": 0, "suspected": 0}
-        for s in self._states():
-            if s.gaps is not None:
-                missing["suspected" if s.suspected else "lost"] += s.gaps.missing_since(since_ns)
-        return missing
 
     def _look_at(self, line: Line) -> None:
         if not self._stopped and line.up and line in self.all_lines:
@@ -630,26 +580,6 @@ class Stream:
         """Updates that all lines have ever brought."""
         known = sum(line.messages for line in (*self.lines, *self.closing))
         return known + self.gone.get("messages", 0)
-
-
-def spread(dials: Sequence[Dial], taken: Sequence[Dial], left: Dial | None = None) -> list[Dial]:
-    """The dials in the order in which a new line is to try them: first the one on which the fewest
-    lines stand, and rather not that of the line that it replaces. Hosts whose addresses are known
-    are dialed by name only after all of these.
-    """
-    pinned = {dial.url for dial in dials if dial.address}
-    places = [dial for dial in dials if dial.address or dial.url not in pinned]
-    used = [
-        (sum(is_at(dial, other) for other in taken), left is not None and is_at(dial, left))
-        for dial in places
-    ]
-    first = used.index(min(used))
-    by_name = [dial for dial in dials if not dial.address and dial.url in pinned]
-    return [*places[first:], *places[:first], *by_name]
-
-
-def is_at(dial: Dial, other: Dial) -> bool:
-    return (dial.url, dial.address) == (other.url, other.address)
 
 
 def duties(channels: Sequence[Channel]) -> list[Duty]:
