@@ -125,3 +125,12 @@ def test_what_is_missing_since_a_moment_is_what_opened_then_and_did_not_come() -
     assert [gaps.missing_since(at) for at in (0, 5, 6)] == [8, 6, 1]
     gaps.reset()
     assert gaps.missing_since(0) == 0
+
+
+def test_a_late_id_below_the_window_of_an_attached_store_invents_no_loss() -> None:
+    """Of what lies between the ids of the store it is not known whether anybody lost it."""
+    gaps = Gaps(SPAN)
+    gaps.go_on([1, 2, 3, 10])
+    gaps.offer(11, 0)
+    gaps.offer(6, 0)
+    assert (gaps.lost, gaps.first) == (0, 1)
