@@ -460,3 +460,57 @@ def test_copies_are_known_again_when_all_lines_have_joined_a_reset_without_times
     assert slot.last == 9
     bring(1, 1002, 1003)  # above, so of no old generation: no line is in one any more
     assert slot.last == 1003
+
+
+def binance_trade(id: int, ms: int) -> bytes:
+    data = f'"e":"trade","E":{ms},"s":"BTCUSDT","t":{id},"p":"1","q":"2","T":{ms},"m":true,"M":true'
+    return f'{{"stream":"btcusdt@trade","data":{{{data}}}}}'.encode()
+
+
+def quiet(lines: Lines, seconds: float) -> None:
+    """Nothing comes but of other instruments."""
+    for _ in range(round(seconds * 10)):
+        lines.now += 100_000_000
+        for line in lines.lines:
+            line.port.now = lines.now
+        lines.arbiter.tick(lines.now)
+
+
+def test_a_reset_to_near_ids_is_noted_of_lines_whose_copies_are_known_by_their_bytes() -> None:
+    """Otherwise what such a line is the first to bring afterwards is published twice."""
+    lines = Lines("binance", "spot", "trade", count=3)
+    ms = START // 1_000_000
+    for id in range(1000, 1020):
+        for line in (0, 1, 2):
+            lines.bring(line, binance_trade(id, ms + id))
+    for line in (0, 1, 2):
+        lines.bring(line, binance_trade(500, ms + 5000))
+    for id in range(501, 506):
+        for line in (2, 0, 1):
+            lines.bring(line, binance_trade(id, ms + 5000 + id))
+    quiet(lines, 4.0)
+    slot = lines.arbiter.live_slots()[0]
+    assert (slot.resets, slot.published) == (1, 26)
+
+
+def test_what_a_line_brings_again_after_a_reconnect_is_no_reset() -> None:
+    """Its new node is 4 s behind, and quotes without times say nothing of that."""
+    lines = Lines("binance", "spot", "bbo")
+    for id in range(1001, 1101):
+        for line in (0, 1):
+            lines.bring(line, binance_quote(id, 0))
+        lines.now += 50_000_000
+        lines.arbiter.tick(lines.now)
+    lines.lines[0].link_opened(Reopened())  # type: ignore[arg-type]
+    for id in range(1021, 1201):  # the other line stalls
+        lines.bring(0, binance_quote(id, 0))
+        lines.now += 50_000_000
+        lines.arbiter.tick(lines.now)
+    slot = lines.arbiter.live_slots()[0]
+    assert (slot.resets, slot.published) == (0, 200)
+
+
+class Reopened(Counted):
+    """A link whose connection was lost and is open again."""
+
+    opened_count = 2
