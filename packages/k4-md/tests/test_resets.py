@@ -805,3 +805,59 @@ def test_what_fell_far_and_was_not_proved_is_forgotten() -> None:
     assert not bench.ports[0].fallen
     assert bench.published() == [*range(1_000_000, 1_000_011)]
     assert bench.resets == 0
+
+
+def test_books_that_begin_anew_above_one_invent_no_loss() -> None:
+    """The snapshot after the venue's restart was not heard; its ids would look like late ones."""
+    bench = Bench(Kind.DEPTH5, Ids.NEWEST_CONSECUTIVE, reset=Reset.ONE)
+    us = START // 1000
+    for id in range(5000, 5010):
+        bench.book(0, id, (float(id), 1.0), us=us + id)
+    bench.book(0, 7, (7.0, 1.0), us=us + 1_500_000)
+    slot = bench.arbiter.live_slots()[0]
+    assert slot.gaps is not None
+    assert slot.gaps.figures() == (0, 0, 0)
+
+
+def test_quotes_whose_times_are_old_are_no_reset() -> None:
+    """The only line comes back to a node that is 4 s behind."""
+    bench = quotes(lines=1)
+    us = START // 1000
+    for id in [*range(1000, 1100), *range(1020, 1220)]:
+        bench.now += 50 * MS
+        bench.quote(0, id, us=us + id * 50_000)
+        bench.arbiter.tick(bench.now)
+    assert bench.resets == 0
+    assert bench.published() == list(range(1000, 1220))
+
+
+def test_placeholders_that_a_line_brings_again_are_no_reset() -> None:
+    """They have no time, but the trades around them have one, and it is old."""
+    bench = trades(lines=1)
+    us = START // 1000
+    for id in [*range(1001, 1101), *range(1022, 1222)]:
+        bench.now += 50 * MS
+        bench.ports[0].now = bench.now
+        if id % 7:
+            bench.trade(0, id, us=us + id * 50_000)
+        else:
+            bench.ports[0].skip(Kind.TRADE, id)
+        bench.arbiter.tick(bench.now)
+    assert bench.resets == 0
+    assert bench.published() == [id for id in range(1001, 1222) if id % 7]
+
+
+def test_a_reset_is_seen_in_time_though_the_clock_was_set_back() -> None:
+    """By an hour; it would not be seen before the hour is over."""
+    bench = quotes()
+    for id in range(1000, 1010):
+        bench.wait(0.1)
+        for line in (0, 1):
+            bench.quote(line, id)
+    bench.now -= 3600 * 10**9
+    for id in range(5, 15):
+        bench.wait(1.0)
+        for line in (0, 1):
+            bench.quote(line, id)
+    assert bench.resets == 1
+    assert bench.published()[-1] == 14
