@@ -233,3 +233,22 @@ def test_too_late_is_counted() -> None:
     bench.wait(3.0)
     assert slot.too_late == 1
     assert bench.published()[-1] == ids[-1] + 3
+
+
+def test_a_restart_publishes_no_trade_without_order_twice() -> None:
+    """The store has only hashes of the venue's texts, which are enough to know them."""
+    bench = trades(Ids.UNORDERED, reset=Reset.ONE)
+    us = bench.now // 1000
+    bench.trade(0, 11, us=us, key="a")
+    bench.restart()
+    bench.trade(0, 11, us=us, key="a")
+    bench.trade(0, 12, us=us, key="b")
+    assert bench.published() == [11, 12]
+
+
+def test_a_restart_publishes_no_unchanged_book() -> None:
+    bench = Bench(Kind.DEPTH5, Ids.NEWEST)
+    bench.book(0, 100, (1.0, 1.0))
+    bench.restart()
+    bench.book(0, 101, (1.0, 1.0))
+    assert bench.published() == [100]
