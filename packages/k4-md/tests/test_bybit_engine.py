@@ -269,3 +269,20 @@ def test_a_line_that_lacks_the_trades_of_the_others_is_silent(make: Callable[...
     assert not one.open
     assert other.open
     assert case.stream.counts["stalls"] == 1
+
+
+def test_a_book_that_never_comes_after_a_reconnect_is_owed_as_at_the_first_time(
+    make: Callable[..., Case],
+) -> None:
+    """That it came on the former connection is no reason to wait for longer."""
+    case = make(lines=1, kinds=(Kind.DEPTH5,))
+    for _ in range(20):
+        case.update()
+    case.book = lambda type, peers: None  # type: ignore[method-assign]  # acked, but mute
+    (peer,) = case.peers
+    peer.fail("cut")
+    while not case.stream.lines[0].up or not case.stream.lines[0].reconnects:
+        case.clock.advance(0.25)
+    assert case.stream.counts["stalls"] == 0
+    case.clock.advance(6.0)
+    assert case.stream.counts["stalls"] == 1
