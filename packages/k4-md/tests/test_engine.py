@@ -182,3 +182,19 @@ def test_a_hundred_lines_are_told_apart(make: Callable[..., Case]) -> None:
     figures = case.figures()
     assert figures["duplicates"] == 99 * figures["published"]
     assert figures["stale"] == figures["alone"] == figures["missed"] == 0
+
+
+@pytest.mark.parametrize("lines", [1, 2])
+@pytest.mark.parametrize("fault", ["pause", "back"])
+def test_a_pause_and_a_clock_that_is_set_back_are_no_silence_of_any_line(
+    make: Callable[..., Case], fault: str, lines: int
+) -> None:
+    case = make(lines=lines)
+    case.clock.advance(30.0)
+    if fault == "pause":
+        case.clock.pause(15.0)
+    else:
+        case.clock.step_wall(-60.0)
+    case.clock.advance(30.0)
+    figures = case.figures()
+    assert (figures["stalls"], figures["rotations"], figures["resubscribed"]) == (0, 0, 0)
