@@ -473,3 +473,26 @@ def test_what_a_closing_line_publishes_is_counted(make: Callable[..., Case]) -> 
         assert case.figures()["published"] == records
     assert not case.stream.closing
     assert case.stream.gone["published"] > 0
+
+
+def test_a_successor_that_brought_nothing_has_not_reached_its_predecessor(
+    make: Callable[..., Case],
+) -> None:
+    """It begins with its predecessor's ids, and where that one brings a repeat after the
+    successor's ack, these are all that it would have to reach."""
+    case = make(lines=1)
+    case.clock.advance(5.0)
+    old = case.peers()[0]
+    case.venue.rate = 0.0
+    case.clock.advance(2.0)
+    case.venue.mutes = True
+    old.text(b'{"e":"serverShutdown","E":1786613159749}')
+    while not (case.stream.successions and case.stream.successions[0].target is not None):
+        case.clock.advance(0.05)
+        for symbol in SYMBOLS:
+            sides = '"b":"1.5","B":"2","a":"1.6","A":"3"'
+            data = f'{{"u":{case.venue.update[symbol]},"s":"{symbol}",{sides}}}'
+            old.text(f'{{"stream":"{symbol.lower()}@bookTicker","data":{data}}}'.encode())
+    (succession,) = case.stream.successions
+    assert succession.target
+    assert not case.stream._reached(succession, succession.target)
