@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from arbiter_bench import MS, START, Bench, quotes, trades
+from arbiter_bench import MS, SECOND, START, Bench, quotes, trades
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -861,3 +861,65 @@ def test_a_reset_is_seen_in_time_though_the_clock_was_set_back() -> None:
             bench.quote(line, id)
     assert bench.resets == 1
     assert bench.published()[-1] == 14
+
+
+def test_a_line_that_lags_with_times_joins_though_the_newest_record_has_none() -> None:
+    """JSON quotes have no time, SBE's have one. An SBE line that is 3 s behind joins the generation
+    while JSON is ahead; when the market rests after that, its rising ids prove no other reset."""
+    bench = quotes(lines=3)
+    events = [(0.1 * k, 1_000_000 + k) for k in range(20)]
+    events += [(2.0 + 0.2 * k, 5 + k) for k in range(30)]  # the reset, then nothing for 3 s
+    events += [(11.0, 40), (11.2, 41)]
+    arrivals = []
+    for seconds, id in events:
+        sent = START + round(seconds * 10) * SECOND // 10
+        arrivals += [(sent + MS, 0, id, 0), (sent + 2 * MS, 1, id, sent // 1000)]
+        arrivals += [(sent + 3 * SECOND, 2, id, sent // 1000)]
+    look = START
+    for now, line, id, us in sorted(arrivals):
+        for bench.now in range(look, now + 1, SECOND // 4):
+            for port in bench.ports[:2]:  # other instruments are heard
+                port.now = bench.now
+            bench.arbiter.tick(bench.now)
+            look = bench.now + SECOND // 4
+        bench.now = now
+        bench.quote(line, id, us=us)
+    assert bench.resets == 1
+    assert len(bench.published()) == len(set(bench.published()))
+
+
+@pytest.mark.parametrize(
+    ("ids", "reset"),
+    [(Ids.CONSECUTIVE, Reset.SILENCE), (Ids.SUSPECTED, Reset.NEWER_TIME)],
+)
+def test_a_restart_after_a_near_reset_goes_on_with_the_newest_generation(
+    ids: Ids, reset: Reset
+) -> None:
+    """The store holds both generations, and their ids are near each other."""
+    bench = trades(ids, reset=reset)
+    us = START // 1000
+
+    def bring(*new: int, step_us: int = 100_000) -> None:
+        nonlocal us
+        for id in new:
+            us += step_us
+            bench.now += step_us * 1000
+            for line in (0, 1):
+                bench.trade(line, id, us=us)
+            bench.arbiter.tick(bench.now)
+
+    bring(*range(1000, 1020), step_us=50_000)
+    us += 5_000_000
+    bench.now += 5 * SECOND
+    bring(*range(500, 540))
+    bench.wait(3.0)
+    us += 3_000_000
+    bring(*range(540, 560))
+    assert bench.resets == 1
+    before = len(bench.published())
+    bench.restart()
+    us += 1_000_000
+    bench.now += SECOND
+    bring(*range(560, 620))
+    assert bench.resets == 1
+    assert bench.published()[before:] == [*range(560, 620)]
