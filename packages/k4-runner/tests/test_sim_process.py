@@ -144,6 +144,7 @@ def test_bad_usage_is_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str
         [missing],
         ["--json", '{"venue": []}'],
         ["--symbol", "BTCUSDT"],
+        ["--rate", "-5"],
         ["--faults", str(script)],
         ["--replay", missing],
     ):

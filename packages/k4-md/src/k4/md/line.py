@@ -38,12 +38,11 @@ class Line:
     message(payload, received_ns, opcode): what the transport calls. id: running number within the
     stream. born: monotonic seconds. acked_ns: wall clock when it was last subscribed, 0 while it is
     not. life: seconds after which it is to be renewed, 0 for never. differences: of its frames, see
-    `venue_clock`.
-    ended: when its link had ended, monotonic seconds, infinity while it is being closed. measured:
-    when a round trip was last asked for. judge_at: when its silence is looked at next, monotonic
-    seconds both. marked: wins and bins of `lag` when its sample began. wanted: why a successor is
-    to be tried again, from `retry_at` on (monotonic seconds), after so many had `failed`.
-    refused: topics that the venue refused to this connection.
+    `venue_clock`. ended: when its link had ended, monotonic seconds, infinity while it is being
+    closed. measured: when a round trip was last asked for. judge_at: when its silence is looked at
+    next, monotonic seconds both. marked: wins and bins of `lag` when its sample began. wanted: why
+    a successor is to be tried again, from `retry_at` on (monotonic seconds), after so many had
+    `failed`. refused: topics that the venue refused to this connection.
     """
 
     message: Callable[[bytes, int, int], None]

@@ -53,8 +53,8 @@ class Slot:
     last: newest id taken in this generation, -1 before the first; where ids have no order, the
     newest venue time instead, also in every port's `own`. advance_ns: local time when `last` last
     rose. time_us: venue time of the newest trade or book, 0 before the first. top: figures of the
-    book published last. taps: told of every publication. sampled: id of the update whose
-    age was sampled last. too_late: trades that came after their ids had left the window.
+    book published last. taps: told of every publication. sampled: id of the update whose age was
+    sampled last. too_late: trades that came after their ids had left the window.
 
     gaps: the ledger, None where ids prove nothing. window: of trades whose ids are not proved to be
     consecutive, None for all else. plain: `gaps` where there is no window, so that it alone tells

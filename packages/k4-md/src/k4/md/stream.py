@@ -104,9 +104,9 @@ class Stream:
         self.lines: list[Line] = []
         self.closing: list[Line] = []  # still heard, or with updates that are not accounted for yet
         self.gone: dict[str, int] = {}  # totals of lines that are no more
-        self.ages = VenueClock()
         self.lag = Histogram()  # theirs
         self.wait = Histogram()
+        self.ages = VenueClock()
         self.counts = dict.fromkeys(
             (
                 "rotations",
